@@ -1,0 +1,105 @@
+//! Settings after checking: what the engine and the shards run with.
+//!
+//! Raw options (flags, environment, file) live in `cli::args`; they become these once, and every
+//! value here is in its valid range.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::limits;
+
+/// When an acknowledged write is on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FsyncMode {
+    /// Each publish request is a write of its own, synced before its answer.
+    EveryEvent,
+    /// Requests of one pump turn share a write, synced before their answers. Survives power loss.
+    #[default]
+    Batch,
+    /// Answers leave before the sync; a power loss (not a process crash) loses up to the interval.
+    Periodic {
+        /// Milliseconds between syncs: the loss window.
+        interval_ms: u64,
+    },
+}
+
+/// Settings of the engine, the same on every shard of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Random number of the data directory, in every envelope: a foreign file is not ours.
+    pub cluster: u64,
+    /// Key of the dedup hash, fixed when the data directory is created.
+    pub dedup_key: [u8; 16],
+    /// Partitions of the data directory.
+    pub partitions: u16,
+    /// Shards of this node.
+    pub shards: u16,
+    /// Size of a segment file, bytes, a multiple of 4 KiB.
+    pub segment_bytes: u64,
+    /// Bytes of log between two entries of the sparse index.
+    pub index_interval_bytes: u64,
+    /// Durability of an acknowledgement.
+    pub fsync: FsyncMode,
+    /// Smallest step of the wheel, ms.
+    pub tick_ms: u64,
+    /// Time a member has for a delivery, ms.
+    pub ack_timeout_ms: u64,
+    /// Attempts after the first before an event is a dead letter.
+    pub max_retries: u32,
+    /// Backoff before the second attempt, ms; doubles each time.
+    pub retry_backoff_ms: u64,
+    /// Longest backoff, ms.
+    pub retry_backoff_max_ms: u64,
+    /// Upper bound on the credit of one subscription.
+    pub max_credit: u32,
+    /// How long an id is remembered, ms of log time.
+    pub dedup_ttl_ms: u64,
+    /// Bytes of records kept in memory per shard, beyond which they are read from the log.
+    pub cache_bytes: u64,
+    /// Events a shard keeps in its in-memory index before it refuses publishes.
+    pub index_events: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            cluster: 0,
+            dedup_key: [0; 16],
+            partitions: 16,
+            shards: 1,
+            segment_bytes: 512 << 20,
+            index_interval_bytes: 64 << 10,
+            fsync: FsyncMode::Batch,
+            tick_ms: 1,
+            ack_timeout_ms: 30_000,
+            max_retries: 5,
+            retry_backoff_ms: 1_000,
+            retry_backoff_max_ms: 300_000,
+            max_credit: limits::CREDIT_MAX,
+            dedup_ttl_ms: 168 * 3_600_000,
+            cache_bytes: 1 << 30,
+            index_events: 100_000_000,
+        }
+    }
+}
+
+/// Settings of one server process.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Name of the node in answers and logs.
+    pub node_id: String,
+    /// Directory that holds everything.
+    pub data_dir: PathBuf,
+    /// gRPC listener.
+    pub grpc_addr: SocketAddr,
+    /// HTTP listener.
+    pub http_addr: SocketAddr,
+    /// Shared native listener; shard i listens on the (i + 1)-th port after it (port 0: any free).
+    pub native_addr: SocketAddr,
+    /// Go on with a warning where the file system has no direct I/O.
+    pub allow_buffered_io: bool,
+    /// Serve gRPC reflection.
+    pub reflection: bool,
+    /// What the engine runs with (`cluster` and `dedup_key` are filled in from the data directory).
+    pub engine: EngineConfig,
+}

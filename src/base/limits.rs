@@ -1,0 +1,126 @@
+//! Every limit of the system, and how they must relate to one another.
+//!
+//! Bad input beyond a limit is refused with the field's name and nothing is written; internal
+//! limits are reached by back-pressure, never by dropping. Each public limit is tested at the limit
+//! and at limit + 1 over both transports (`tests/it/limits.rs`).
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+// What a client may send.
+
+/// Body of a native frame, and a gRPC message, bytes.
+pub const MESSAGE_BYTES: usize = 16 * MIB;
+/// Payload of an event, bytes. An empty one is refused.
+pub const PAYLOAD_BYTES: usize = 4 * MIB;
+/// Events of one publish request.
+pub const BATCH_EVENTS: usize = 4096;
+/// `message_id`, bytes.
+pub const MESSAGE_ID_BYTES: usize = 128;
+/// Topic, group and member names, bytes.
+pub const NAME_BYTES: usize = 255;
+/// Entries of an event's `meta`.
+pub const META_ENTRIES: usize = 64;
+/// An event's `meta` as it lies in the message (tags and lengths included), bytes.
+pub const META_BYTES: usize = 16 * KIB;
+/// How far ahead or back `schedule_ts` may lie: 100 years, ms.
+pub const SCHEDULE_HORIZON_MS: u64 = 100 * 366 * 86_400_000;
+/// Deliveries in flight that a subscription may ask for.
+pub const CREDIT_MAX: u32 = 50_000;
+/// Deliveries in flight of a subscription that asks for none in particular.
+pub const CREDIT_DEFAULT: u32 = 10_000;
+/// Acks in one native batch frame.
+pub const ACK_BATCH: usize = 4096;
+/// Longest `delivery_id` read: a fully percent-encoded group name and six numbers.
+pub const DELIVERY_ID_BYTES: usize = 3 * NAME_BYTES + 160;
+/// Error text a client may send with a nack, bytes; the rest is cut.
+pub const NACK_REASON_BYTES: usize = 1024;
+/// Longest delay of a nack, ms (24 h).
+pub const RETRY_DELAY_MAX_MS: u64 = 86_400_000;
+/// Events of one replay by offset without a count.
+pub const REPLAY_COUNT_DEFAULT: u64 = 1_000;
+
+// Connections.
+
+/// Client connections of a node.
+pub const CONNECTIONS: usize = 10_000;
+/// Bytes received and not yet worked on, per connection.
+pub const CONNECTION_IN_BYTES: usize = 8 * MIB;
+/// Bytes to be sent, per connection.
+pub const CONNECTION_OUT_BYTES: usize = 8 * MIB;
+/// Frames larger than [`CONNECTION_IN_BYTES`] that may be received at once per shard.
+pub const LARGE_FRAMES: usize = 8;
+/// Requests of one connection that wait for an answer; then its socket is not read.
+pub const SESSION_IN_FLIGHT: usize = 1_024;
+/// Open subscriptions and replays of one connection.
+pub const SESSION_STREAMS: usize = 256;
+/// Time for the first frame of a connection, ms.
+pub const HANDSHAKE_MS: u64 = 5_000;
+/// Time in which a begun frame must be complete, ms.
+pub const FRAME_PROGRESS_MS: u64 = 10_000;
+/// Time in which a blocked write must move, ms.
+pub const WRITE_STALL_MS: u64 = 30_000;
+
+// The engine, per shard.
+
+/// Requests that a shard's front keeps open at once; at the limit sessions are not read.
+pub const OPEN_REQUESTS: usize = 8_192;
+/// Subscriptions and replays on one shard.
+pub const OPEN_STREAMS: usize = 16_384;
+/// Events that one `step` fires, dispatches or applies at most.
+pub const STEP_EVENTS: usize = 8_192;
+/// Deliveries that one grant asks of a partition at most.
+pub const GRANT_EVENTS: u32 = 1_024;
+/// Bytes of deliveries on their way to one member's socket (one larger event may pass alone).
+pub const SUBSCRIPTION_OUT_BYTES: u64 = 4 * MIB as u64;
+/// Delivery effects of one subscription that the driver has not sent yet.
+pub const SUBSCRIPTION_OUT_BATCHES: u32 = 64;
+/// Grace before "now" of a subscription that starts at what becomes due from now on, ms.
+pub const START_NOW_GRACE_MS: u64 = 5_000;
+/// Late acks may still come for this long after a disconnect, ms.
+pub const DISCONNECT_GRACE_MS: u64 = 1_000;
+/// Releases by disconnect that one event survives before it counts as failed.
+pub const DISCONNECT_RELEASES: u32 = 20;
+
+// The engine, per partition.
+
+/// Topics of one partition.
+pub const TOPICS: usize = 1_000_000;
+/// Consumer groups of one partition (a group and a topic make one).
+pub const GROUPS: usize = 10_000;
+/// Members of one group in one partition.
+pub const GROUP_MEMBERS: usize = 1_024;
+/// Events leased or waiting for their next attempt, per group and partition.
+pub const GROUP_UNSETTLED: usize = 200_000;
+/// Events taken into the open entry before publishes of the partition are refused.
+pub const OPEN_ENTRY_EVENTS: usize = 65_536;
+/// Bytes taken into open entries before publishes of the partition are refused.
+pub const OPEN_ENTRY_BYTES: usize = 48 * MIB;
+/// Body of one entry, bytes: the largest message, its structs and its table fit.
+pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB;
+/// An entry is closed once its body has this many bytes, to bound what a write carries.
+pub const ENTRY_TARGET_BYTES: usize = MIB;
+/// Writes in flight on one partition's log.
+pub const WRITES_IN_FLIGHT: usize = 4;
+/// Parked flows (reads under way) of one partition.
+pub const PARKED_READS: usize = 64;
+/// Largest read of the log that a flow asks for at once, bytes.
+pub const READ_BYTES: usize = MIB;
+/// First step of zero-filling a segment, bytes; steps double up to [`FILL_STEP_MAX`].
+pub const FILL_STEP_MIN: u64 = MIB as u64;
+/// Largest step of zero-filling, bytes.
+pub const FILL_STEP_MAX: u64 = 32 * MIB as u64;
+/// Retries of an event before it is a dead letter, at most configurable.
+pub const RETRIES_MAX: u32 = 1_000;
+
+const _: () = assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + NAME_BYTES < MESSAGE_BYTES);
+const _: () = assert!(ENTRY_BODY_BYTES < u32::MAX as usize, "lengths in an entry are u32");
+const _: () = assert!(MESSAGE_ID_BYTES <= u8::MAX as usize, "an id's length is stored in a u8");
+const _: () = assert!(NAME_BYTES <= u8::MAX as usize);
+const _: () = assert!(META_BYTES <= u16::MAX as usize, "meta's length is stored in a u16");
+const _: () = assert!(BATCH_EVENTS <= STEP_EVENTS, "a batch is applied in one step");
+const _: () = assert!(ENTRY_TARGET_BYTES <= ENTRY_BODY_BYTES);
+const _: () = assert!(ENTRY_BODY_BYTES <= OPEN_ENTRY_BYTES, "the largest batch is accepted");
+const _: () = assert!(CREDIT_MAX as usize <= GROUP_UNSETTLED, "one member can use its credit");
+const _: () = assert!(CREDIT_DEFAULT <= CREDIT_MAX);
+const _: () = assert!(FILL_STEP_MIN <= FILL_STEP_MAX);

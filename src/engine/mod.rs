@@ -1,0 +1,8 @@
+//! The engine: a pure function of (state, now, input) to effects.
+
+pub mod effect;
+pub mod input;
+pub mod mesh;
+
+pub use effect::{Effect, RecoveryReport};
+pub use input::{Input, ReplicaEvent, SegmentFile};

@@ -1,0 +1,8 @@
+//! ChronosDB: the timestamp-triggered event database.
+//!
+//! A producer publishes an event with a time on it; it is durable before the answer; when its time
+//! comes it is delivered to each consumer group, retried until acknowledged or dead-lettered, and
+//! can be replayed. `ARCHITECTURE.md` has the bird's eye view and the code map.
+
+pub mod base;
+pub mod engine;

@@ -1,0 +1,3 @@
+//! The `chronosdb` binary.
+
+fn main() {}
