@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::input::HardState;
 use super::mesh::MeshMessage;
 use crate::base::api::{Delivery, Replayed, Reply};
 use crate::base::ids::{Caller, Index, PartitionId, ShardId, SubscriptionId};
@@ -116,6 +117,14 @@ pub enum Effect {
         partition: PartitionId,
         /// Which segment.
         segment: Index,
+    },
+    /// Make the hard state durable in the partition's slot file (two checksummed copies, written in
+    /// turn); answered by `HardStateSaved`. One at a time per partition.
+    SaveHardState {
+        /// Which partition.
+        partition: PartitionId,
+        /// What to save.
+        state: HardState,
     },
     /// The partition serves from now on.
     Recovered {

@@ -20,6 +20,9 @@ pub enum Input {
         partition: PartitionId,
         /// Its segment files, sorted by first index.
         segments: Vec<SegmentFile>,
+        /// What `Effect::SaveHardState` saved last; `None` for a new partition, or if both of its
+        /// copies are unreadable (then the log's own terms decide).
+        hard_state: Option<HardState>,
     },
     /// A session asks for something. Only given while `Engine::has_room`.
     Request {
@@ -88,6 +91,11 @@ pub enum Input {
         /// Which segment, by its first index.
         segment: Index,
     },
+    /// The last `SaveHardState` of the partition is durable.
+    HardStateSaved {
+        /// Which partition.
+        partition: PartitionId,
+    },
     /// The replication layer (a scripted replica, later Raft) speaks. Never given to a partition
     /// whose replica commits alone.
     Replica {
@@ -111,6 +119,18 @@ pub struct SegmentFile {
     pub first: Index,
     /// Length of the file, bytes.
     pub len: u64,
+}
+
+/// What a replica must not forget apart from its log (Raft's hard state). Saved before anything is
+/// proposed in a new term; a group of one votes for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// Highest term seen.
+    pub term: Term,
+    /// Node number voted for in that term, 0 for none.
+    pub vote: u64,
+    /// A lower bound of the commit index.
+    pub commit: Index,
 }
 
 /// What the replication layer can tell a partition.

@@ -5,4 +5,4 @@ pub mod input;
 pub mod mesh;
 
 pub use effect::{Effect, RecoveryReport};
-pub use input::{Input, ReplicaEvent, SegmentFile};
+pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
