@@ -164,10 +164,11 @@ pub fn begin(out: &mut BytesMut, kind: FrameKind, correlation: u64) -> Mark {
 /// # Panics
 /// If the body is longer than `MESSAGE_BYTES`: who encodes bounds what is encoded.
 pub fn finish(out: &mut BytesMut, mark: Mark) {
-    let counted = out.len() - mark.0 - 4;
+    let Mark(start) = mark;
+    let counted = out.len() - start - 4;
     assert!(counted >= COUNTED_BYTES, "the frame was begun in this buffer");
     assert!(counted <= COUNTED_BYTES + limits::MESSAGE_BYTES, "a frame's body is bounded");
-    out[mark.0..mark.0 + 4].copy_from_slice(&(counted as u32).to_le_bytes());
+    out[start..start + 4].copy_from_slice(&(counted as u32).to_le_bytes());
 }
 
 /// Appends a frame without a body.
