@@ -5,12 +5,14 @@
 //! It knows no socket, clock or runtime; of tonic it knows the codec trait, for generated code.
 
 pub mod codec;
-
+pub mod delivery_id;
 pub mod frame;
 #[rustfmt::skip] // made by a tool
 pub mod generated;
 pub mod kind;
 pub mod publish;
+pub mod reply;
+pub mod request;
 
 mod field;
 
