@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Remakes the committed code that comes from schemas/. Building the project never needs it.
-# The flatc it runs is built from source once (a C++ compiler and cmake; some minutes).
+# Remakes the committed code from the schemas. Building the project never needs it, and neither it
+# nor the build needs protoc. The flatc it runs is built from source once (cmake; some minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-flatbuffers() {
+protobuf() { # proto/*.proto -> src/wire/generated
+    cargo run --quiet --manifest-path tools/protogen/Cargo.toml -- .
+}
+
+flatbuffers() { # schemas/record.fbs -> src/engine/log/generated
     local out
     out=$(mktemp -d)
     cargo run --quiet --manifest-path tools/flatcgen/Cargo.toml -- \
@@ -18,4 +22,5 @@ flatbuffers() {
     rm -r "$out"
 }
 
+protobuf
 flatbuffers
