@@ -3,6 +3,7 @@
 pub mod effect;
 pub mod input;
 pub mod mesh;
+pub mod wheel;
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
