@@ -1,5 +1,6 @@
 //! The engine: a pure function of (state, now, input) to effects.
 
+pub mod dedup;
 pub mod effect;
 pub mod input;
 pub mod mesh;
