@@ -4,6 +4,7 @@ pub mod dedup;
 pub mod effect;
 pub mod input;
 pub mod mesh;
+pub mod replica;
 pub mod wheel;
 
 pub use effect::{Effect, RecoveryReport};
