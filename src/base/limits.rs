@@ -104,6 +104,8 @@ pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB
 pub const ENTRY_TARGET_BYTES: usize = MIB;
 /// Writes in flight on one partition's log.
 pub const WRITES_IN_FLIGHT: usize = 4;
+/// Bytes of applied entries that a replica keeps in memory for its followers.
+pub const REPLICA_RECENT_BYTES: usize = 4 * MIB;
 /// Parked flows (reads under way) of one partition.
 pub const PARKED_READS: usize = 64;
 /// Largest read of the log that a flow asks for at once, bytes.
