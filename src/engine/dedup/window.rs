@@ -228,6 +228,11 @@ impl Dedup {
         self.ttl_ms = ttl_ms;
     }
 
+    /// How long an id is remembered at least, ms of log time.
+    pub fn ttl_ms(&self) -> u64 {
+        self.ttl_ms
+    }
+
     /// Ids remembered, dead ones that no sweep has met included.
     pub fn len(&self) -> usize {
         self.len

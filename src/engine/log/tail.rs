@@ -147,6 +147,12 @@ impl Tail {
         self.queue.len()
     }
 
+    /// Bytes of entries queued, rounded up to blocks each.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_blocks
+    }
+
     /// Bytes that the segment still takes for sure, heads included.
     #[must_use]
     pub fn remaining(&self) -> u64 {
