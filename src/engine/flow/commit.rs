@@ -128,9 +128,11 @@ impl Partition {
         let partition = self.id;
         let tail = self.tail.as_mut().expect("a leader has a tail");
         while let Some(planned) = tail.plan(self.writes.synced) {
-            let Planned { write, segment, position, len, first_index, places, .. } = planned;
-            for (index, place) in (first_index.0..).zip(places) {
-                self.places.insert(Index(index), place);
+            let Planned { write, segment, position, len, entries, places } = planned;
+            if let Some((first, _)) = entries {
+                for (index, place) in (first.0..).zip(places) {
+                    self.places.insert(Index(index), place);
+                }
             }
             self.writes.submitted.insert(write, (step.now.boot_us, len));
             let sync = !matches!(step.config.fsync, FsyncMode::Periodic { .. });

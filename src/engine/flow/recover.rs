@@ -100,6 +100,9 @@ impl Partition {
         if !matches!(step.config.fsync, FsyncMode::Periodic { .. }) {
             scan = scan.known_synced(hard_state.commit);
         }
+        if hard_state.cut_from > Index(0) {
+            scan = scan.cut_from(hard_state.cut_from);
+        }
         let scan = Some(scan);
         let recovery = Recovery {
             scan,
@@ -234,7 +237,16 @@ impl Partition {
             let bytes = step.config.segment_bytes.max(filled_end);
             self.tail = Some(Tail::new(self.ids, bytes, place, &tail_block, filled_end));
         }
-        self.take_term(step, Term(term.0 + 1));
+        let next = Term(term.0 + 1);
+        if recovery.hard_state.cut_from > Index(0)
+            && let Some(tail) = &mut self.tail
+        {
+            // A cut that the process did not finish: its last block first, then the new term.
+            tail.clear_tail_block();
+            self.phase = Phase::Deposed { truncate_from: None, elected: Some(next) };
+            return self.deposed_on(step);
+        }
+        self.take_term(step, next);
     }
 
     /// Begins a term: first it is saved, so that it can never begin twice.
@@ -242,12 +254,15 @@ impl Partition {
         self.phase = Phase::Saving;
         self.replica.begin_term(term);
         self.replica.vote(1);
-        let state = self.replica.hard_state();
+        let state = HardState { cut_from: Index(0), ..self.replica.hard_state() };
         step.effects.push(Effect::SaveHardState { partition: self.id, state });
     }
 
     /// The term is durable.
     pub(in crate::engine) fn hard_state_saved(&mut self, step: &mut Step<'_>) {
+        if matches!(self.phase, Phase::Deposed { .. }) {
+            return self.cut_saved(step);
+        }
         assert!(self.phase == Phase::Saving, "a save ends a save");
         if self.tail.is_none() {
             self.phase = Phase::Founding;

@@ -12,7 +12,7 @@ use crate::base::error::ApiError;
 use crate::base::ids::{Index, Term};
 use crate::base::size::{BLOCK, block_floor};
 use crate::engine::effect::Effect;
-use crate::engine::input::ReplicaEvent;
+use crate::engine::input::{HardState, ReplicaEvent};
 use crate::engine::log::Place;
 use crate::engine::partition::Partition;
 use crate::engine::reads::CUT_READ;
@@ -65,6 +65,9 @@ impl Partition {
     /// Cuts the log once nothing is on its way to it, then takes up the new term, if there is one.
     pub(super) fn deposed_on(&mut self, step: &mut Step<'_>) {
         let Phase::Deposed { truncate_from, elected } = self.phase else { return };
+        if self.reads.cut.is_some() {
+            return; // goes on when the cut's place is saved and its block is read
+        }
         let tail = self.tail.as_mut().expect("a former leader has a tail");
         let rolling = matches!(self.roll, Roll::Creating(_));
         if let Some(from) = truncate_from {
@@ -75,6 +78,8 @@ impl Partition {
             }
             self.roll = Roll::None;
             self.truncate(step, from, next > from);
+        } else if !tail.is_cut() {
+            self.submit(step);
         } else if let Some(term) = elected {
             self.take_term(step, term);
         }
@@ -93,12 +98,21 @@ impl Partition {
             return self.truncated(step);
         };
         self.places.split_off(&from);
+        // What is half removed looks like rot: a recovery must know that it goes on purpose.
+        self.reads.cut = Some(place);
+        let state = HardState { cut_from: from, ..self.replica.hard_state() };
+        step.effects.push(Effect::SaveHardState { partition: self.id, state });
+    }
+
+    /// The place of the cut is durable: the log may be cut.
+    pub(super) fn cut_saved(&mut self, step: &mut Step<'_>) {
+        let place = self.reads.cut.expect("a cut was saved");
         let position = block_floor(place.position);
         if position == place.position {
+            self.reads.cut = None;
             return self.cut_log(step, place, &[]);
         }
         let (partition, segment) = (self.id, place.segment);
-        self.reads.cut = Some(place);
         let (read, len) = (CUT_READ, BLOCK);
         step.effects.push(Effect::Read { partition, read, segment, position, len });
     }

@@ -13,11 +13,15 @@
 pub mod batch;
 pub mod body;
 pub mod cache;
+#[cfg(test)]
+mod crash_test;
 pub mod entry;
 pub mod envelope;
 mod fill;
 mod hunt;
 pub mod index;
+#[cfg(test)]
+mod model;
 pub mod reader;
 pub mod scan;
 pub mod segment;

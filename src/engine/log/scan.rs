@@ -279,7 +279,11 @@ impl Scan {
         let end = self.reader.place();
         self.keep_end(request, chunk);
         let before = self.reader.before();
-        let term = before.map_or(Term(0), |(header, _)| header.term);
+        let term = match before {
+            _ if cutting => Term(u64::MAX), // Everything behind is stale, and is read to its end.
+            Some((header, _)) => header.term,
+            None => Term(0),
+        };
         let mut hunt = Hunt::new(self.ids, end, bad, term);
         if !cutting {
             hunt.proof = self.proof_at_hand(bad, &fault);

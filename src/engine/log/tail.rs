@@ -48,6 +48,17 @@ pub struct Tail {
     /// Last entry planned since then.
     planned: Option<(EntryHeader, u32)>,
     synced_index: Index,
+    leftovers: Leftovers,
+}
+
+/// What a cut leaves in the tail block, behind the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leftovers {
+    None,
+    /// Entries that were dropped.
+    Stale,
+    /// This write removes them.
+    Going(u64),
 }
 
 #[derive(Debug)]
@@ -62,12 +73,14 @@ struct Flight {
     write: u64,
     position: u64,
     len: u64,
-    last: Index,
+    /// Its last entry; `None` for a rewrite of the tail block alone.
+    last: Option<Index>,
     synced_index: Index,
     /// Synced bytes that the first block begins with.
     prefix: Vec<u8>,
-    /// What to write, with positions; empty once the buffer is filled.
+    /// What to write, with positions; taken when the buffer is filled.
     entries: Vec<(u64, EntryHeader, Body)>,
+    filled: bool,
     done: bool,
 }
 
@@ -82,11 +95,9 @@ pub struct Planned {
     pub position: u64,
     /// Bytes, a multiple of 4 KiB.
     pub len: u64,
-    /// First entry in it.
-    pub first_index: Index,
-    /// Last entry in it.
-    pub last_index: Index,
-    /// Where each entry begins, in order from `first_index`.
+    /// First and last entry in it; `None` for a rewrite of the tail block alone, after a cut.
+    pub entries: Option<(Index, Index)>,
+    /// Where each entry begins, in order.
     pub places: Vec<Place>,
 }
 
@@ -118,6 +129,7 @@ impl Tail {
             last: None,
             planned: None,
             synced_index: Index(0),
+            leftovers: Leftovers::None,
         };
         tail.set_end(end.position, tail_block);
         tail
@@ -151,6 +163,12 @@ impl Tail {
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.queued_blocks
+    }
+
+    /// Last entry pushed since the tail was made or cut.
+    #[must_use]
+    pub fn last_index(&self) -> Option<Index> {
+        self.last.as_ref().map(|(last, _)| last.index)
     }
 
     /// Bytes that the segment still takes for sure, heads included.
@@ -209,20 +227,24 @@ impl Tail {
     /// If `synced_index` falls, or is not below the first entry of the write.
     pub fn plan(&mut self, synced_index: Index) -> Option<Planned> {
         self.raise_synced(synced_index);
-        if self.in_flight.len() >= WRITES_IN_FLIGHT {
+        if self.in_flight.len() >= WRITES_IN_FLIGHT || self.fill.is_stale() {
             return None;
+        }
+        match self.leftovers {
+            Leftovers::None => {}
+            Leftovers::Stale => return Some(self.plan_rewrite()),
+            Leftovers::Going(_) => return None,
         }
         let alone = self.in_flight.is_empty();
         let position = if alone { block_floor(self.end) } else { block_ceil(self.end) };
         let start = if alone { self.end } else { position };
-        let count = self.entries_of_write(position, start);
         let first_index = self.queue.front()?.header.index;
+        let count = self.entries_of_write(position, start);
         if count == 0 {
             return None;
         }
         assert!(synced_index < first_index, "what is not written is not synced");
         let prefix = if alone { std::mem::take(&mut self.block) } else { Vec::new() };
-        assert_eq!(prefix.len() as u64, start - position, "the rewritten block is known");
         let mut end = start;
         let mut entries = Vec::with_capacity(count);
         for Queued { header, body, len } in self.queue.drain(..count) {
@@ -231,27 +253,41 @@ impl Tail {
             entries.push((end, header, body));
             end += len;
         }
-        let places = entries.iter().map(|(at, ..)| Place::new(self.segment, *at)).collect();
-        let last_index = entries[count - 1].1.index;
-        let len = block_ceil(end) - position;
-        assert!(position + len <= self.segment_bytes.min(self.fill.writable_end()));
-        self.assert_apart(position);
-        let write = self.next_write;
-        self.next_write += 1;
         self.end = end;
         self.block.clear();
-        self.in_flight.push_back(Flight {
-            write,
-            position,
-            len,
-            last: last_index,
-            synced_index,
-            prefix,
-            entries,
-            done: false,
-        });
-        let segment = self.segment;
-        Some(Planned { write, segment, position, len, first_index, last_index, places })
+        Some(self.submit(position, start, prefix, entries))
+    }
+
+    /// A write of the tail block as it should be: synced bytes, and zeros behind.
+    fn plan_rewrite(&mut self) -> Planned {
+        assert!(self.in_flight.is_empty(), "a log is cut when nothing is in flight");
+        self.leftovers = Leftovers::Going(self.next_write);
+        self.submit(block_floor(self.end), self.end, self.block.clone(), Vec::new())
+    }
+
+    fn submit(
+        &mut self,
+        position: u64,
+        start: u64,
+        prefix: Vec<u8>,
+        entries: Vec<(u64, EntryHeader, Body)>,
+    ) -> Planned {
+        assert_eq!(prefix.len() as u64, start - position, "the rewritten block is known");
+        let apart = self.in_flight.iter().all(|flight| flight.position + flight.len <= position);
+        assert!(apart, "no two writes in flight share a block");
+        let len = block_ceil(self.end) - position;
+        assert!(len > 0 && position + len <= self.fill.writable_end(), "on zeros only");
+        let places = entries.iter().map(|(at, ..)| Place::new(self.segment, *at)).collect();
+        let index = |entry: &(u64, EntryHeader, Body)| entry.1.index;
+        let (first, last) = (entries.first().map(index), entries.last().map(index));
+        let write = self.next_write;
+        self.next_write += 1;
+        let synced_index = self.synced_index;
+        let (filled, done) = (false, false);
+        let flight =
+            Flight { write, position, len, last, synced_index, prefix, entries, filled, done };
+        self.in_flight.push_back(flight);
+        Planned { write, segment: self.segment, position, len, entries: first.zip(last), places }
     }
 
     /// Puts the bytes of a planned write into the driver's zeroed buffer. Once per write.
@@ -262,7 +298,8 @@ impl Tail {
         let flight = self.in_flight.iter_mut().find(|flight| flight.write == write);
         let flight = flight.expect("the write is in flight");
         assert_eq!(buffer.len() as u64, flight.len, "the buffer is as long as planned");
-        assert!(!flight.entries.is_empty(), "a write is filled once");
+        assert!(!flight.filled, "a write is filled once");
+        flight.filled = true;
         buffer[..flight.prefix.len()].copy_from_slice(&flight.prefix);
         for (at, header, body) in flight.entries.drain(..) {
             assert!(at.is_multiple_of(ENTRY_ALIGN), "entries are aligned");
@@ -293,11 +330,14 @@ impl Tail {
     pub fn done(&mut self, write: u64) -> Option<Index> {
         let flight = self.in_flight.iter_mut().find(|flight| flight.write == write);
         let flight = flight.expect("the write is in flight");
-        assert!(!flight.done && flight.entries.is_empty(), "filled, and done once");
+        assert!(!flight.done && flight.filled, "filled, and done once");
         flight.done = true;
+        if self.leftovers == Leftovers::Going(write) {
+            self.leftovers = Leftovers::None;
+        }
         let mut risen = None;
         while self.in_flight.front().is_some_and(|flight| flight.done) {
-            risen = self.in_flight.pop_front().map(|flight| flight.last);
+            risen = self.in_flight.pop_front().and_then(|flight| flight.last);
         }
         risen
     }
@@ -314,10 +354,14 @@ impl Tail {
         self.last.as_ref().map_or(index, |(last, _)| last.index.next())
     }
 
-    /// Cuts the log in the active segment, at the place of the entry `index`: written entries from
-    /// there on are dropped. `tail_block` as in [`Tail::new`]. Nothing is planned until the old
-    /// bytes behind are zeroed, by the next ranges of [`Tail::wants_fill`]: a stale entry must
-    /// never be taken for proof that the log once reached that far.
+    /// Cuts the log in the active segment: written entries from `end` on are dropped. `tail_block`
+    /// as in [`Tail::new`].
+    ///
+    /// It takes a while: the ranges of [`Tail::wants_fill`] and one write of [`Tail::plan`] remove
+    /// the old bytes, then [`Tail::is_cut`]; no entry is written before. If the process ends in
+    /// between, some of the dropped entries are still there and others are not, which looks like
+    /// rot: whoever cuts makes the index durable first, elsewhere, and gives it to
+    /// `Scan::cut_from` until the cut is done; no entry is pushed before that is withdrawn.
     ///
     /// # Panics
     /// If something is queued, in flight or being filled, or `end` lies behind the tail.
@@ -330,6 +374,22 @@ impl Tail {
         self.planned = None;
         // Durability is judged anew by whoever cuts: what was synced may be gone.
         self.synced_index = Index(0);
+        self.clear_tail_block();
+    }
+
+    /// Has the tail block rewritten before anything else: what lies in it behind the end was
+    /// dropped on purpose (a cut that recovery carried on).
+    pub fn clear_tail_block(&mut self) {
+        assert!(self.is_idle(), "a log is cut when nothing is in flight");
+        if !self.end.is_multiple_of(BLOCK) {
+            self.leftovers = Leftovers::Stale;
+        }
+    }
+
+    /// Whether nothing is left of what a cut has dropped.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.leftovers == Leftovers::None && !self.fill.is_stale()
     }
 
     /// The next range of the active segment to fill with zeros; each is asked for once.
@@ -389,11 +449,6 @@ impl Tail {
             count += 1;
         }
         count
-    }
-
-    fn assert_apart(&self, position: u64) {
-        let apart = self.in_flight.iter().all(|flight| flight.position + flight.len <= position);
-        assert!(apart, "no two writes in flight share a block");
     }
 }
 

@@ -38,6 +38,9 @@ pub struct HardState {
     pub vote: u64,
     /// A lower bound of the commit index.
     pub commit: Index,
+    /// The log is being cut from this index on; 0: it is not. A recovery carries the cut on, since
+    /// what is half removed looks like rot.
+    pub cut_from: Index,
 }
 
 /// What the replica must know of an entry. Cloning one should share its body.
