@@ -120,8 +120,9 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (any::<u8>(), 0..400_u64, any::<bool>())
-            .prop_map(|(id, ahead, allow_duplicate)| Op::Publish { id: id % 32, ahead, allow_duplicate }),
+        6 => (any::<u8>(), 0..400_u64, any::<bool>()).prop_map(|(id, ahead, allow_duplicate)| {
+            Op::Publish { id: id % 32, ahead, allow_duplicate }
+        }),
         3 => any::<u8>().prop_map(|id| Op::Settle { id: id % 32 }),
         2 => (1..300_usize).prop_map(|budget| Op::Sweep { budget }),
         1 => (0..300_u64).prop_map(|ttl_ms| Op::SetTtl { ttl_ms }),
@@ -187,7 +188,8 @@ proptest! {
                 }
                 Op::Settle { id } => {
                     // Only what is due is ever settled.
-                    if let Some(fate) = model.ids.get(&id).filter(|fate| fate.original.due() <= now) {
+                    let fate = model.ids.get(&id);
+                    if let Some(fate) = fate.filter(|fate| fate.original.due() <= now) {
                         model.settled.insert(fate.original.offset.0);
                     }
                 }

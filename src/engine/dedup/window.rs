@@ -183,8 +183,8 @@ impl Dedup {
     /// Removes dead ids: looks at about `budget` ids (at most 2,047 more), going on where the last
     /// sweep stopped, and at none twice. Returns how many were removed.
     ///
-    /// `log_now_ms` is the log time of the last *applied* entry; one that is only proposed may never
-    /// come.
+    /// `log_now_ms` is the log time of the last *applied* entry; one that is only proposed may
+    /// never come.
     ///
     /// # Panics
     /// If log time ran backwards.
@@ -217,7 +217,8 @@ impl Dedup {
         removed
     }
 
-    /// Changes the TTL, from the log time `log_now_ms` on. What is past the old TTL by then stays so.
+    /// Changes the TTL, from the log time `log_now_ms` on. What is past the old one by then stays
+    /// so.
     ///
     /// # Panics
     /// If log time ran backwards.
@@ -249,7 +250,7 @@ impl Dedup {
         size_of::<Self>() + tables + self.directory.capacity() * size_of::<u32>()
     }
 
-    /// Ids appended before this are past their TTL at `log_now_ms`. Never falls as log time goes on.
+    /// Ids appended before this are past their TTL at `log_now_ms`. Never falls as time goes on.
     fn cut(&self, log_now_ms: u64) -> u64 {
         self.expired_before.max(log_now_ms.saturating_sub(self.ttl_ms))
     }

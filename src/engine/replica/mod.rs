@@ -89,8 +89,8 @@ impl<E: LogEntry> Replica<E> {
     ///
     /// `truncated` is the last entry that is no longer in the log, (0, 0) if it begins at index 1.
     /// Of the entries between the two the terms are known only if both have one term; to know all
-    /// of them, or if not all of them are committed, start with `last` the last one that is known to
-    /// be committed and [`restore`](Self::restore) the ones behind it.
+    /// of them, or if not all of them are committed, start with `last` the last one that is known
+    /// to be committed and [`restore`](Self::restore) the ones behind it.
     ///
     /// The replica does not lead: see [`begin_term`](Self::begin_term).
     pub fn new(
@@ -194,8 +194,8 @@ impl<E: LogEntry> Replica<E> {
         self.leader = false;
     }
 
-    /// Cuts the log from `index` on, and hands out what was cut, in order. Nothing committed is ever
-    /// cut. `index` may be one behind the last entry: then nothing is.
+    /// Cuts the log from `index` on, and hands out what was cut, in order. Nothing committed is
+    /// ever cut. `index` may be one behind the last entry: then nothing is.
     pub fn truncate_from(&mut self, index: Index) -> Vec<E> {
         assert!(!self.leader, "a leader only ever adds to its log");
         assert!(index > self.committed, "what is committed is never cut");

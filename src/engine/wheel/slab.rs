@@ -4,9 +4,9 @@
 //! step away and two lists are joined in constant time. Every node is in exactly one list while it
 //! is in use, else in the free list.
 //!
-//! A node is 32 bytes for values of 8 bytes, and of 12 bytes aligned to 4; 40 for 16. The slab grows
-//! by chunks of 4,096 nodes and never moves one, so growing costs no pause; it keeps its chunks for
-//! reuse.
+//! A node is 32 bytes for values of 8 bytes, and of 12 bytes aligned to 4; 40 for 16. The slab
+//! grows by chunks of 4,096 nodes and never moves one, so growing costs no pause; it keeps its
+//! chunks for reuse.
 
 use std::num::NonZeroU32;
 
