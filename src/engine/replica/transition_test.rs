@@ -110,7 +110,7 @@ fn a_deposed_leader_keeps_its_suffix_until_it_is_cut() {
 fn terms_are_known_without_reading() {
     let mut replica = Replica::new(
         CommitRule::External,
-        HardState { term: Term(9), vote: 2, commit: Index(12) },
+        HardState { term: Term(9), vote: 2, commit: Index(12), cut_from: Index(0) },
         (Index(10), Term(3)),
         (Index(10), Term(3)),
     );
@@ -119,7 +119,10 @@ fn terms_are_known_without_reading() {
     }
     let terms = [9, 10, 11, 12, 13, 14, 15].map(|index| replica.term_of(Index(index)));
     assert_eq!(terms.map(|term| term.map_or(0, |term| term.0)), [0, 3, 3, 4, 4, 8, 0]);
-    assert_eq!(replica.hard_state(), HardState { term: Term(9), vote: 2, commit: Index(12) });
+    assert_eq!(
+        replica.hard_state(),
+        HardState { term: Term(9), vote: 2, commit: Index(12), cut_from: Index(0) }
+    );
     assert_eq!(apply_all(&mut replica), [11, 12], "the hard state knows two as committed");
     replica.truncate_head(Index(12));
     assert_eq!(replica.truncated(), (Index(12), Term(4)));
@@ -199,7 +202,10 @@ fn a_vote_is_part_of_the_hard_state_of_its_term() {
     let mut replica = leader(CommitRule::External);
     replica.vote(3);
     replica.vote(3);
-    assert_eq!(replica.hard_state(), HardState { term: Term(1), vote: 3, commit: Index(0) });
+    assert_eq!(
+        replica.hard_state(),
+        HardState { term: Term(1), vote: 3, commit: Index(0), cut_from: Index(0) }
+    );
     replica.depose();
     replica.begin_term(Term(2));
     assert_eq!(replica.hard_state().vote, 0);
