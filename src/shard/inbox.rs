@@ -8,7 +8,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 
 use crate::base::api::Request;
@@ -39,7 +38,7 @@ impl Inbox {
         self.wake();
     }
 
-    /// Asks the engine for something. The caller has waited for [`Inbox::room`].
+    /// Asks the engine for something. The caller has waited for [`Inbox::poll_room`].
     pub(super) fn push_request(&self, from: Caller, request: Request) {
         self.request_bytes.set(self.request_bytes.get() + size(&request));
         self.requests.borrow_mut().push_back((from, request));
@@ -51,16 +50,14 @@ impl Inbox {
         self.requests.borrow().len() < REQUESTS && self.request_bytes.get() < REQUEST_BYTES
     }
 
-    /// Waits until a request may be pushed.
-    pub(super) async fn room(&self) {
-        poll_fn(|cx| {
-            if self.has_room() {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Ready when a request may be pushed; else the task of `cx` is woken when it is time to ask
+    /// again.
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        self.waiting.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// The next happening, for the pump.
@@ -114,7 +111,6 @@ pub(super) fn size(request: &Request) -> usize {
 mod tests {
     use super::*;
     use crate::base::ids::SessionId;
-    use futures_lite::future::{block_on, poll_once};
 
     fn ask(inbox: &Inbox, correlation: u64) {
         let from = Caller { session: SessionId(1), correlation };
@@ -129,13 +125,14 @@ mod tests {
             ask(&inbox, i as u64);
         }
         assert!(!inbox.has_room());
-        let mut room = Box::pin(inbox.room());
-        assert!(block_on(poll_once(&mut room)).is_none(), "full: wait");
+        let cx = Context::from_waker(Waker::noop());
+        assert!(inbox.poll_room(&cx).is_pending(), "full: wait");
         for i in 0..REQUESTS / 2 {
             let (from, _) = inbox.take_request().expect("one");
             assert_eq!(from.correlation, i as u64);
         }
-        assert!(block_on(poll_once(&mut room)).is_some(), "half empty: go on");
+        assert!(inbox.poll_room(&cx).is_ready(), "half empty: go on");
+        assert!(inbox.waiting.borrow().is_empty(), "who waited was woken");
     }
 
     #[test]

@@ -11,9 +11,12 @@
 mod clock;
 pub mod directory;
 mod disk;
+pub mod gate;
 mod inbox;
+mod mesh;
 mod mount;
 mod stats;
 
 pub use directory::{Directory, DirectoryError};
+pub use gate::{Gate, GateStream, StreamMessage};
 pub use stats::{DriverCounts, ShardStats};
