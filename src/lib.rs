@@ -7,3 +7,4 @@
 pub mod base;
 pub mod engine;
 pub mod shard;
+pub mod wire;
