@@ -6,4 +6,5 @@
 
 pub mod base;
 pub mod engine;
+pub mod shard;
 pub mod wire;

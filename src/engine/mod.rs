@@ -3,6 +3,10 @@
 pub mod effect;
 pub mod input;
 pub mod mesh;
+pub mod stats;
+mod stub;
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
+pub use stats::EngineStats;
+pub use stub::Engine;

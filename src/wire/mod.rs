@@ -5,8 +5,14 @@
 //! It knows no socket, clock or runtime; of tonic it knows the codec trait, for generated code.
 
 pub mod codec;
+
+pub mod frame;
 #[rustfmt::skip] // made by a tool
 pub mod generated;
+pub mod kind;
+pub mod publish;
+
+mod field;
 
 pub use generated::chronosdb::native;
 pub use generated::cronos_db as events;
