@@ -19,6 +19,9 @@ pub mod grpc;
 pub mod http;
 pub mod metrics;
 
+use crate::base::config::NodeConfig;
+use crate::wire::request::Bounds;
+
 pub use door::{Door, Doors};
 pub use metrics::Metrics;
 
@@ -34,16 +37,19 @@ pub struct Bridge<D> {
     pub metrics: Metrics,
     /// Name of the node.
     pub node_id: Arc<str>,
+    /// What requests are compared with.
+    pub bounds: Bounds,
     /// Whether the node is stopping.
     stopping: watch::Receiver<bool>,
     started: Instant,
 }
 
 impl<D: Door> Bridge<D> {
-    /// A bridge into the shards, and what stops it.
-    pub fn new(doors: Doors<D>, node_id: &str) -> (Self, watch::Sender<bool>) {
+    /// A bridge into the shards, and what stops it. `max_credit` bounds a subscription's credit.
+    pub fn new(doors: Doors<D>, node_id: &str, max_credit: u32) -> (Self, watch::Sender<bool>) {
         let (stop, stopping) = watch::channel(false);
         let bridge = Self {
+            bounds: Bounds { partitions: doors.partitions(), max_credit },
             doors,
             metrics: Metrics::default(),
             node_id: node_id.into(),
@@ -129,13 +135,9 @@ impl Control {
     ///
     /// # Panics
     /// If a bound listener does not know its address.
-    pub fn start<D: Door>(
-        listeners: Listeners,
-        doors: Doors<D>,
-        node_id: &str,
-        reflection: bool,
-    ) -> Self {
-        let (bridge, stop) = Bridge::new(doors, node_id);
+    pub fn start<D: Door>(listeners: Listeners, doors: Doors<D>, config: &NodeConfig) -> Self {
+        let (bridge, stop) = Bridge::new(doors, &config.node_id, config.engine.max_credit);
+        let reflection = config.reflection;
         let Listeners { grpc, http } = listeners;
         let grpc_addr = grpc.local_addr().expect("the listener is bound");
         let http_addr = http.local_addr().expect("the listener is bound");
