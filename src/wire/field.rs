@@ -12,10 +12,10 @@ use crate::base::error::{ApiError, ErrorCode};
 /// How deep groups and messages may nest (prost's limit).
 const RECURSION_LIMIT: u32 = 100;
 
-/// Wire types.
-pub(super) const VARINT: u8 = 0;
+// Wire types.
+const VARINT: u8 = 0;
 const FIXED_64: u8 = 1;
-pub(super) const LENGTH: u8 = 2;
+const LENGTH: u8 = 2;
 const GROUP_START: u8 = 3;
 const GROUP_END: u8 = 4;
 const FIXED_32: u8 = 5;
@@ -32,6 +32,7 @@ impl From<Malformed> for ApiError {
 }
 
 const TRUNCATED: Malformed = Malformed("it ends inside a field");
+const NOT_UTF8: Malformed = Malformed("a string is not UTF-8");
 const WRONG_TYPE: Malformed = Malformed("a field has the wrong wire type");
 
 /// Number and wire type of a field.
@@ -112,14 +113,18 @@ impl<'a> Reader<'a> {
         Ok(span)
     }
 
-    /// A field of type string.
+    /// A field of type string, as its extent.
     #[inline]
     pub fn text(&mut self, key: Key) -> Result<Span, Malformed> {
         let span = self.span(key)?;
-        match from_utf8(span.of(self.bytes)) {
-            Ok(_) => Ok(span),
-            Err(_) => Err(Malformed("a string is not UTF-8")),
-        }
+        from_utf8(span.of(self.bytes)).map_err(|_| NOT_UTF8)?;
+        Ok(span)
+    }
+
+    /// A field of type string.
+    pub fn str(&mut self, key: Key) -> Result<&'a str, Malformed> {
+        let span = self.span(key)?;
+        from_utf8(span.of(self.bytes)).map_err(|_| NOT_UTF8)
     }
 
     /// The fields of the message at `span`, which this reader has just returned.

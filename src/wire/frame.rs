@@ -163,8 +163,9 @@ pub fn begin(out: &mut BytesMut, kind: FrameKind, correlation: u64) -> Mark {
 ///
 /// # Panics
 /// If the body is longer than `MESSAGE_BYTES`: who encodes bounds what is encoded.
+#[expect(clippy::needless_pass_by_value, reason = "a frame is finished once")]
 pub fn finish(out: &mut BytesMut, mark: Mark) {
-    let Mark(start) = mark;
+    let start = mark.0;
     let counted = out.len() - start - 4;
     assert!(counted >= COUNTED_BYTES, "the frame was begun in this buffer");
     assert!(counted <= COUNTED_BYTES + limits::MESSAGE_BYTES, "a frame's body is bounded");

@@ -32,9 +32,9 @@ pub fn scan(message: Bytes, batch: bool, wall_ms: u64) -> Result<PublishMessage,
     }
     let mut scan = Scan { wall_ms, ..Scan::default() };
     if batch {
-        scan.batch(&message)?
+        scan.batch(&message)?;
     } else {
-        scan.single(&message)?
+        scan.single(&message)?;
     }
     let Scan { events, scattered, allow_duplicate, .. } = scan;
     let mut publish = PublishMessage { bytes: message, events, allow_duplicate, batch };
