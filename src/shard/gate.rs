@@ -72,8 +72,10 @@ pub(super) enum Order {
     Mount(Vec<std::net::SocketAddr>),
     /// All partitions of the node are recovered: take connections.
     Serve,
-    /// Finish what is open, then end.
+    /// Finish what is open; nothing new comes.
     Drain,
+    /// End now.
+    Stop,
 }
 
 #[derive(Debug)]

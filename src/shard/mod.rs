@@ -8,15 +8,23 @@
 //!
 //! Time is read here and handed to the engine; nothing here decides what an event's fate is.
 
+mod boot;
 mod clock;
 pub mod directory;
 mod disk;
-pub mod gate;
+mod gate;
 mod inbox;
+mod listener;
 mod mesh;
 mod mount;
+mod outgoing;
+mod ports;
+mod pump;
+mod route;
+mod session;
 mod stats;
 
+pub use boot::{BootError, Shards, start};
 pub use directory::{Directory, DirectoryError};
 pub use gate::{Gate, GateStream, StreamMessage};
 pub use stats::{DriverCounts, ShardStats};
