@@ -8,5 +8,6 @@ pub mod base;
 pub mod cli;
 pub mod control;
 pub mod engine;
+pub mod node;
 pub mod shard;
 pub mod wire;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub mod args;
 pub mod legacy;
+pub mod serve;
 pub mod settings;
 pub mod values;
 
@@ -27,6 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a server
+    #[command(after_help = serve::EXAMPLES)]
 
     Serve(Box<args::ServeArgs>),
 }
@@ -51,7 +53,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve(_) => Err(warnings.concat()),
+        Command::Serve(args) => serve::run(*args, warnings),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,8 @@
 //! Alive means that the process answers; ready, that every shard answers and the node is not
 //! stopping. Nothing here changes anything.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,7 +15,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::door::Door;
-use super::metrics::plain_text;
+use super::metrics::{Metrics, plain_text};
 use super::Bridge;
 use crate::shard::ShardStats;
 
@@ -23,42 +24,66 @@ const ANSWER: Duration = Duration::from_secs(2);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves until the bridge stops.
-pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>) {
-    let stopping = bridge.clone();
-    let server = axum::serve(listener, router(bridge))
-        .with_graceful_shutdown(async move { stopping.stopped().await });
+/// What HTTP knows. The bridge is there once the shards are.
+#[derive(Clone, Debug)]
+pub struct Front<D> {
+    node_id: Arc<str>,
+    started: Instant,
+    bridge: Arc<OnceLock<Bridge<D>>>,
+}
+
+impl<D: Door> Front<D> {
+    /// Of a node that starts now.
+    #[must_use]
+    pub fn new(node_id: &str, bridge: Arc<OnceLock<Bridge<D>>>) -> Self {
+        Self { node_id: node_id.into(), started: Instant::now(), bridge }
+    }
+}
+
+/// Serves until `stopped`.
+pub async fn serve<D: Door>(
+    listener: TcpListener,
+    front: Front<D>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) {
+    let server = axum::serve(listener, router(front)).with_graceful_shutdown(stopped);
     if let Err(error) = server.await {
         tracing::error!(%error, "the HTTP listener ended");
     }
 }
 
 /// The routes.
-pub fn router<D: Door>(bridge: Bridge<D>) -> Router {
+pub fn router<D: Door>(front: Front<D>) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/health/ready", get(ready::<D>))
         .route("/metrics", get(metrics::<D>))
-        .with_state(bridge)
+        .with_state(front)
 }
 
 async fn health() -> &'static str {
     "OK\n"
 }
 
-async fn ready<D: Door>(State(bridge): State<Bridge<D>>) -> Response {
+async fn ready<D: Door>(State(front): State<Front<D>>) -> Response {
     let mut checks = serde_json::Map::new();
-    let mut healthy = !bridge.is_stopping();
-    let serving = if healthy { "ok" } else { "the node is shutting down" };
-    checks.insert("serving".into(), serving.into());
-    for (shard, stats) in stats(&bridge).await.into_iter().enumerate() {
-        healthy &= stats.is_ok();
-        checks.insert(format!("shard-{shard}"), stats.err().unwrap_or("ok").into());
+    let serving = match front.bridge.get() {
+        None => Err("partitions are being recovered"),
+        Some(bridge) if bridge.is_stopping() => Err("the node is shutting down"),
+        Some(_) => Ok(()),
+    };
+    let mut healthy = serving.is_ok();
+    checks.insert("serving".into(), serving.err().unwrap_or("ok").into());
+    if let Some(bridge) = front.bridge.get() {
+        for (shard, stats) in stats(bridge).await.into_iter().enumerate() {
+            healthy &= stats.is_ok();
+            checks.insert(format!("shard-{shard}"), stats.err().unwrap_or("ok").into());
+        }
     }
     let body = serde_json::json!({
         "status": if healthy { "ready" } else { "not ready" },
-        "node_id": &*bridge.node_id,
-        "uptime_ms": bridge.uptime().as_millis() as u64,
+        "node_id": &*front.node_id,
+        "uptime_ms": front.started.elapsed().as_millis() as u64,
         "checks": checks,
         "healthy": healthy,
     });
@@ -66,10 +91,14 @@ async fn ready<D: Door>(State(bridge): State<Bridge<D>>) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
-async fn metrics<D: Door>(State(bridge): State<Bridge<D>>, headers: HeaderMap) -> Response {
-    // A shard that does not answer is missing from the page; `/health/ready` says so.
-    let shards = stats(&bridge).await.into_iter().flatten().collect();
-    let page = bridge.metrics.page(shards);
+async fn metrics<D: Door>(State(front): State<Front<D>>, headers: HeaderMap) -> Response {
+    let page = match front.bridge.get() {
+        // A shard that does not answer is missing from the page; `/health/ready` says so.
+        Some(bridge) => {
+            bridge.metrics.page(stats(bridge).await.into_iter().flatten().collect())
+        }
+        None => Metrics::default().page(Vec::new()),
+    };
     let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accepted.contains("application/openmetrics-text") {
         return ([(CONTENT_TYPE, OPEN_METRICS)], page).into_response();

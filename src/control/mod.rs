@@ -1,14 +1,15 @@
 //! The control plane: everything that speaks gRPC or HTTP, on a small tokio runtime.
 //!
 //! It holds no state of events: each request goes through a [`Door`] into a shard and comes back as
-//! bytes. What must hold: a listener is bound before anything is served, so that a port in use is a
-//! clear error; and stopping ends every open stream, so that no client keeps the node alive.
+//! bytes. What must hold: both listeners are bound before the shards start, so that a port in use is
+//! found at once; HTTP answers (not ready) while they recover; and stopping ends every open stream,
+//! so that no client keeps the node alive.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ pub use metrics::Metrics;
 /// Time that open calls get to finish once the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// What both listeners share.
+/// What the services share.
 #[derive(Clone, Debug)]
 pub struct Bridge<D> {
     /// The shards.
@@ -39,24 +40,24 @@ pub struct Bridge<D> {
     pub node_id: Arc<str>,
     /// What requests are compared with.
     pub bounds: Bounds,
-    /// Whether the node is stopping.
     stopping: watch::Receiver<bool>,
-    started: Instant,
 }
 
 impl<D: Door> Bridge<D> {
-    /// A bridge into the shards, and what stops it. `max_credit` bounds a subscription's credit.
-    pub fn new(doors: Doors<D>, node_id: &str, max_credit: u32) -> (Self, watch::Sender<bool>) {
-        let (stop, stopping) = watch::channel(false);
-        let bridge = Self {
+    /// Into these shards, until `stopping`. `max_credit` bounds a subscription's credit.
+    pub fn new(
+        doors: Doors<D>,
+        node_id: &str,
+        max_credit: u32,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
             bounds: Bounds { partitions: doors.partitions(), max_credit },
             doors,
             metrics: Metrics::default(),
             node_id: node_id.into(),
             stopping,
-            started: Instant::now(),
-        };
-        (bridge, stop)
+        }
     }
 
     /// Whether the node is stopping.
@@ -66,14 +67,13 @@ impl<D: Door> Bridge<D> {
 
     /// Returns once the node stops.
     pub async fn stopped(&self) {
-        // An error means that the sender is gone, which is a stop as well.
-        let _stopped = self.stopping.clone().wait_for(|stopping| *stopping).await;
+        stopped(self.stopping.clone()).await;
     }
+}
 
-    /// Since the control plane started.
-    pub fn uptime(&self) -> Duration {
-        self.started.elapsed()
-    }
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _stopped = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// Why a listener can't be served. Displays as one sentence.
@@ -102,50 +102,42 @@ impl fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
-/// The listeners, bound: from here on a start can't fail for a port in use.
-#[derive(Debug)]
-pub struct Listeners {
-    grpc: TcpListener,
-    http: TcpListener,
-}
-
-impl Listeners {
-    /// Binds both.
-    pub async fn bind(grpc: SocketAddr, http: SocketAddr) -> Result<Self, ListenError> {
-        let bind = async |flag, address| {
-            TcpListener::bind(address).await.map_err(|error| ListenError { flag, address, error })
-        };
-        Ok(Self { grpc: bind("--grpc-addr", grpc).await?, http: bind("--http-addr", http).await? })
-    }
-}
-
 /// The control plane while it runs.
 #[derive(Debug)]
-pub struct Control {
+pub struct Control<D> {
     /// Where gRPC is served.
     pub grpc_addr: SocketAddr,
     /// Where HTTP is served.
     pub http_addr: SocketAddr,
+    grpc: Option<TcpListener>,
+    bridge: Arc<OnceLock<Bridge<D>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-impl Control {
-    /// Serves on the listeners until [`Control::stop`]. Runs inside a tokio runtime.
+impl<D: Door> Control<D> {
+    /// Binds both listeners and serves HTTP, which says that the node is not ready. gRPC calls wait
+    /// for [`Control::serve`]. Runs inside a tokio runtime.
+    pub async fn start(config: &NodeConfig) -> Result<Self, ListenError> {
+        let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
+        let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
+        let (stop, stopping) = watch::channel(false);
+        let bridge = Arc::default();
+        let front = http::Front::new(&config.node_id, Arc::clone(&bridge));
+        let tasks = vec![tokio::spawn(http::serve(http, front, stopped(stopping)))];
+        Ok(Self { grpc_addr, http_addr, grpc: Some(grpc), bridge, stop, tasks })
+    }
+
+    /// The shards are there: serves gRPC as well, until [`Control::stop`].
     ///
     /// # Panics
-    /// If a bound listener does not know its address.
-    pub fn start<D: Door>(listeners: Listeners, doors: Doors<D>, config: &NodeConfig) -> Self {
-        let (bridge, stop) = Bridge::new(doors, &config.node_id, config.engine.max_credit);
-        let reflection = config.reflection;
-        let Listeners { grpc, http } = listeners;
-        let grpc_addr = grpc.local_addr().expect("the listener is bound");
-        let http_addr = http.local_addr().expect("the listener is bound");
-        let tasks = vec![
-            tokio::spawn(grpc::serve(grpc, bridge.clone(), reflection)),
-            tokio::spawn(http::serve(http, bridge)),
-        ];
-        Self { grpc_addr, http_addr, stop, tasks }
+    /// If it is called twice.
+    pub fn serve(&mut self, doors: Doors<D>, config: &NodeConfig) {
+        let listener = self.grpc.take().expect("served once");
+        let max_credit = config.engine.max_credit;
+        let bridge = Bridge::new(doors, &config.node_id, max_credit, self.stop.subscribe());
+        assert!(self.bridge.set(bridge.clone()).is_ok(), "served once");
+        self.tasks.push(tokio::spawn(grpc::serve(listener, bridge, config.reflection)));
     }
 
     /// Takes nothing new, ends open streams, and gives calls under way some time.
@@ -160,4 +152,16 @@ impl Control {
             }
         }
     }
+}
+
+async fn bind(
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error| ListenError { flag, address, error })
 }
