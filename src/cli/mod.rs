@@ -29,7 +29,6 @@ pub struct Cli {
 pub enum Command {
     /// Run a server
     #[command(after_help = serve::EXAMPLES)]
-
     Serve(Box<args::ServeArgs>),
 }
 

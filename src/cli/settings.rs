@@ -93,11 +93,7 @@ fn data_dir(args: &ServeArgs) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-fn shards(
-    args: &ServeArgs,
-    partitions: u16,
-    warnings: &mut Vec<String>,
-) -> Result<u16, String> {
+fn shards(args: &ServeArgs, partitions: u16, warnings: &mut Vec<String>) -> Result<u16, String> {
     let max = u64::from(limits::SHARDS_MAX);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(max);
     let Some(shards) = args.shards else {
@@ -199,11 +195,7 @@ fn fsync(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<FsyncMode, Stri
 }
 
 /// Warns of options that are accepted and change nothing.
-fn no_effect(
-    args: &ServeArgs,
-    warnings: &mut Vec<String>,
-    default: EngineConfig,
-) -> EngineConfig {
+fn no_effect(args: &ServeArgs, warnings: &mut Vec<String>, default: EngineConfig) -> EngineConfig {
     if args.wheel_size.is_some() {
         warnings.push("--wheel-size has no effect: a level of the wheel has 64 slots".into());
     }
@@ -260,9 +252,8 @@ fn listeners(args: &ServeArgs, shards: u16) -> Result<[SocketAddr; 3], String> {
 
 /// Whether `other` is one of the ports `first` to `first + more`, on an address in common.
 fn overlap(first: SocketAddr, other: SocketAddr, more: u16) -> bool {
-    let same_ip = first.ip() == other.ip()
-        || first.ip().is_unspecified()
-        || other.ip().is_unspecified();
+    let same_ip =
+        first.ip() == other.ip() || first.ip().is_unspecified() || other.ip().is_unspecified();
     let ports = u32::from(first.port())..=u32::from(first.port()) + u32::from(more);
     same_ip && first.port() != 0 && ports.contains(&u32::from(other.port()))
 }

@@ -180,11 +180,8 @@ fn the_file_fills_what_flags_leave_open() {
     let path = dir.path().join("c.toml");
     std::fs::write(&path, "partitions = 4\nack-timeout = \"7s\"\nnode-id = \"file\"\n")
         .expect("written");
-    let args = ServeArgs {
-        config: Some(path),
-        node_id: Some("flag".into()),
-        ..ServeArgs::default()
-    };
+    let args =
+        ServeArgs { config: Some(path), node_id: Some("flag".into()), ..ServeArgs::default() };
     let node = Settings::read(args).expect("valid").node;
     assert_eq!(node.node_id, "flag");
     assert_eq!(node.engine.partitions, 4);

@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(size("1.5 GiB"), Some(3 << 29));
         assert_eq!(size("1GB"), Some(1_000_000_000));
         assert_eq!(size("18446744073709551615"), Some(u64::MAX));
-        for bad in ["", "MiB", "-1", "1.MiB", ".5M", "12XB", "1e3", "18446744073709551616", "9e99T"] {
+        for bad in ["", "MiB", "-1", "1.MiB", ".5M", "12XB", "1e3", "18446744073709551616", "9e99T"]
+        {
             assert_eq!(size(bad), None, "{bad}");
         }
         assert_eq!(size("99999999999TiB"), None, "too large is refused, never wrapped");

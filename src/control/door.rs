@@ -22,10 +22,8 @@ pub trait Door: Clone + Send + Sync + 'static {
     fn call(&self, request: Request) -> impl Future<Output = Result<Reply, ApiError>> + Send;
 
     /// Opens a subscription or a replay; dropping the stream closes it.
-    fn open(
-        &self,
-        request: Request,
-    ) -> impl Future<Output = Result<Self::Stream, ApiError>> + Send;
+    fn open(&self, request: Request)
+    -> impl Future<Output = Result<Self::Stream, ApiError>> + Send;
 
     /// The shard's counters as they are now.
     fn stats(&self) -> impl Future<Output = Result<ShardStats, ApiError>> + Send;
@@ -62,7 +60,7 @@ impl Messages for GateStream {
 /// All shards of the node.
 #[derive(Clone, Debug)]
 pub struct Doors<D> {
-    doors: Arc<[D]>,
+    shards: Arc<[D]>,
     partitions: u16,
     turn: Arc<AtomicUsize>,
 }
@@ -74,7 +72,7 @@ impl<D: Door> Doors<D> {
     /// If there is no shard or no partition.
     pub fn new(doors: Vec<D>, partitions: u16) -> Self {
         assert!(!doors.is_empty() && partitions > 0, "a node has shards and partitions");
-        Self { doors: doors.into(), partitions, turn: Arc::default() }
+        Self { shards: doors.into(), partitions, turn: Arc::default() }
     }
 
     /// Partitions of the node.
@@ -84,12 +82,12 @@ impl<D: Door> Doors<D> {
 
     /// Every shard, in order.
     pub fn all(&self) -> &[D] {
-        &self.doors
+        &self.shards
     }
 
     /// The owner of a partition. One that does not exist has some door, which will say so.
     pub fn of(&self, partition: PartitionId) -> &D {
-        &self.doors[usize::from(shard_of(partition, self.doors.len() as u16).0)]
+        &self.shards[usize::from(shard_of(partition, self.shards.len() as u16).0)]
     }
 
     /// The owner of the message's first event.
@@ -104,7 +102,7 @@ impl<D: Door> Doors<D> {
 
     /// One after the other.
     pub fn any(&self) -> &D {
-        &self.doors[self.turn.fetch_add(1, Ordering::Relaxed) % self.doors.len()]
+        &self.shards[self.turn.fetch_add(1, Ordering::Relaxed) % self.shards.len()]
     }
 }
 
@@ -119,7 +117,7 @@ pub fn not_before(message: &StreamMessage) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) use fake::FakeShard;
+pub(super) use fake::{FakeShard, stats_of};
 
 /// A shard that tests play.
 #[cfg(test)]

@@ -14,9 +14,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::Bridge;
 use super::door::Door;
 use super::metrics::{Metrics, plain_text};
-use super::Bridge;
 use crate::shard::ShardStats;
 
 /// A shard that does not answer within this is not ready.
@@ -94,9 +94,7 @@ async fn ready<D: Door>(State(front): State<Front<D>>) -> Response {
 async fn metrics<D: Door>(State(front): State<Front<D>>, headers: HeaderMap) -> Response {
     let page = match front.bridge.get() {
         // A shard that does not answer is missing from the page; `/health/ready` says so.
-        Some(bridge) => {
-            bridge.metrics.page(stats(bridge).await.into_iter().flatten().collect())
-        }
+        Some(bridge) => bridge.metrics.page(stats(bridge).await.into_iter().flatten().collect()),
         None => Metrics::default().page(Vec::new()),
     };
     let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();

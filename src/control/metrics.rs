@@ -28,9 +28,8 @@ const LATENCY_S: [f64; 16] = [
     10.0,
 ];
 /// Upper bounds of lateness, seconds: down to the tick, up to an outage.
-const LATENESS_S: [f64; 14] = [
-    0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0,
-];
+const LATENESS_S: [f64; 14] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0];
 /// Upper bounds of events per commit.
 const COMMIT_EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
 
@@ -46,10 +45,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let durations: fn() -> Histogram = || Histogram::new(LATENCY_S);
-        Self {
-            requests: Family::default(),
-            durations: Family::new_with_constructor(durations),
-        }
+        Self { requests: Family::default(), durations: Family::new_with_constructor(durations) }
     }
 }
 
@@ -282,7 +278,9 @@ impl Snapshot {
         let mut metric = page.encode_descriptor(name, help, None, MetricType::Counter)?;
         for shard in &self.shards {
             let labels = [("shard", u32::from(shard.shard.0))];
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&of(shard), None)?;
+            metric
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&of(shard), None)?;
         }
         Ok(())
     }

@@ -127,16 +127,15 @@ impl<D: Door> EventService for Events<D> {
 
     async fn replay(&self, request: Request<ReplayRequest>) -> Result<Response<Answers>, Status> {
         let spec = request::replay(request.get_ref(), &self.bridge.bounds);
-        let opening = async move {
-            spec.map(api::Request::Replay).map_err(|error| status(&error))
-        };
+        let opening = async move { spec.map(api::Request::Replay).map_err(|error| status(&error)) };
         let outgoing = Outgoing::new(self.bridge.clone(), "Replay", Box::pin(opening));
         Ok(Response::new(answers(outgoing)))
     }
 }
 
 fn answers<D: Door>(outgoing: Outgoing<D>) -> Answers {
-    Box::pin(unfold(outgoing, |mut outgoing| async move {
-        Some((outgoing.next().await?, outgoing))
-    }))
+    Box::pin(unfold(
+        outgoing,
+        |mut outgoing| async move { Some((outgoing.next().await?, outgoing)) },
+    ))
 }

@@ -58,17 +58,14 @@ pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>, reflection
     let partitions = PartitionServiceServer::new(Partitions::new(bridge.clone()))
         .max_encoding_message_size(limit);
     let groups = ConsumerGroupServiceServer::new(Groups::new(bridge.metrics.clone()));
-    let transactions =
-        TransactionServiceServer::new(Transactions::new(bridge.metrics.clone()));
+    let transactions = TransactionServiceServer::new(Transactions::new(bridge.metrics.clone()));
     let (health, health_server) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
-    let (v1, v1alpha) = match reflection {
-        true => (Some(reflect().build_v1()), Some(reflect().build_v1alpha())),
-        false => (None, None),
-    };
     let sound = "the descriptors are made with the code";
+    let v1 = reflection.then(|| reflect().build_v1().expect(sound));
+    let v1alpha = reflection.then(|| reflect().build_v1alpha().expect(sound));
 
     let stopping = bridge.clone();
     let stopped = async move {
@@ -89,8 +86,8 @@ pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>, reflection
         .add_service(groups)
         .add_service(transactions)
         .add_service(health_server)
-        .add_optional_service(v1.map(|service| service.expect(sound)))
-        .add_optional_service(v1alpha.map(|service| service.expect(sound)));
+        .add_optional_service(v1)
+        .add_optional_service(v1alpha);
     // Small answers must not wait for more.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -105,7 +102,7 @@ fn reflect() -> tonic_reflection::server::Builder<'static> {
     SERVICES
         .into_iter()
         .chain(["grpc.health.v1.Health"])
-        .fold(builder, |builder, service| builder.with_service_name(service))
+        .fold(builder, tonic_reflection::server::Builder::with_service_name)
 }
 
 /// The status that tells a client of this error.

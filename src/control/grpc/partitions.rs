@@ -113,7 +113,10 @@ impl<D: Door> PartitionService for Partitions<D> {
         )
     }
 
-    async fn compact(&self, _: Request<CompactRequest>) -> Result<Response<CompactResponse>, Status> {
+    async fn compact(
+        &self,
+        _: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
         self.refuse("Compact", "logs are not compacted yet: nothing is deleted")
     }
 
