@@ -109,7 +109,7 @@ impl Client {
             if let Some(frame) = FrameDecoder::Answers.next(&mut self.received).expect("valid") {
                 return Some(frame);
             }
-            let mut piece = [0; 65_536];
+            let mut piece = [0; 8_192];
             let count = self.stream.read(&mut piece).expect("readable in time");
             if count == 0 {
                 return None;
