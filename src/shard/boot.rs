@@ -127,7 +127,7 @@ pub struct Shards {
     threads: Vec<JoinHandle<()>>,
     progress: mpsc::Receiver<Progress>,
     // Dropped last: the directory stays locked until all threads have ended.
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// What a shard tells the boot.
@@ -175,7 +175,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         cluster: directory.cluster,
         threads: Vec::new(),
         progress,
-        _directory: directory,
+        directory,
     };
     for (ends, placement) in mesh::all_ends(shards).into_iter().zip(placements) {
         let shard = ShardId(node.gates.len() as u16);
@@ -183,7 +183,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         let seed = Seed {
             shard,
             config: config.clone(),
-            direct_io: node._directory.direct_io,
+            direct_io: node.directory.direct_io,
             partitions: std::mem::take(&mut partitions[usize::from(shard.0)]),
             ends,
             door,
@@ -363,7 +363,7 @@ async fn shard(seed: Seed) {
             .map_err(|error| BootError::Port { address, error: error.to_string() })
     };
     let bound = bind(seed.own_addr)
-        .and_then(|own| Ok((own.local_addr().unwrap_or(seed.own_addr), own)))
+        .map(|own| (own.local_addr().unwrap_or(seed.own_addr), own))
         .and_then(|own| Ok((own, bind(seed.shared_addr)?)));
     let ((address, own), shared_port) = match bound {
         Ok(bound) => bound,
@@ -373,10 +373,7 @@ async fn shard(seed: Seed) {
         }
     };
     let _nobody = progress.send(Progress::Bound(shard, address));
-    let addresses = match door.order().await {
-        Some(Order::Mount(addresses)) => addresses,
-        _ => return,
-    };
+    let Some(Order::Mount(addresses)) = door.order().await else { return };
 
     let (inbox, counters) = (Rc::new(Inbox::default()), Rc::new(Counters::new()));
     let desk = Desk::new(inbox.clone(), counters.clone());

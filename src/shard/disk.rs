@@ -163,7 +163,10 @@ impl Disk {
         from: u64,
         to: u64,
     ) {
-        assert!(from <= to && from % BLOCK == 0 && to % BLOCK == 0, "{from}..{to}");
+        assert!(
+            from <= to && from.is_multiple_of(BLOCK) && to.is_multiple_of(BLOCK),
+            "{from}..{to}"
+        );
         let disk = self.clone();
         run(async move {
             let file = disk.file((partition, segment, Durable::No)).await;
@@ -283,7 +286,7 @@ impl Disk {
 
 impl Extent {
     fn is_aligned(self) -> bool {
-        self.position % BLOCK == 0 && self.len % BLOCK == 0 && self.len > 0
+        self.position.is_multiple_of(BLOCK) && self.len.is_multiple_of(BLOCK) && self.len > 0
     }
 }
 

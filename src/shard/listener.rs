@@ -85,7 +85,7 @@ impl Shared {
         }
         let number = self.next_session.get();
         self.next_session.set(number + 1);
-        Connection::open(SessionId(number), self.clone(), stream);
+        Connection::open(SessionId(number), self, stream);
     }
 }
 

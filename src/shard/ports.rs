@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named() {
-        let any = "127.0.0.1:0".parse().expect("valid");
+        let any: SocketAddr = "127.0.0.1:0".parse().expect("valid");
         let listener = TcpListener::bind(any).expect("a free port");
         let used = listener.local_addr().expect("bound");
         assert_eq!(Ports::reserve(used, 1).expect_err("in use").0, used);

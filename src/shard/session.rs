@@ -18,16 +18,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ahash::AHashMap;
 use bytes::BytesMut;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::gate::StreamMessage;
 use super::inbox;
+use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Shared};
 use super::outgoing::{Outgoing, Sent};
-use crate::base::api::{Reply, Request};
+use super::patience::{Overdue, Patience};
+use crate::base::api::Reply;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, SessionId};
 use crate::base::limits;
@@ -40,8 +41,6 @@ use crate::wire::{reply, request};
 /// How long bytes wait for a wall clock that was stepped back; then the connection is closed, and
 /// its deliveries come again when they are due, ms.
 const CLOCK_HOLD_MS: u64 = 1_000;
-/// How long a connection that was told its fault may take to hang up, ms.
-const LINGER_MS: u64 = 1_000;
 
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,33 +64,16 @@ struct State {
     out: Outgoing,
     /// What found the buffer full: encoded when there is room, in order.
     held: VecDeque<Held>,
-    /// Requests that have no final answer, by correlation id.
-    open: AHashMap<u64, Open>,
-    requests: usize,
-    request_bytes: usize,
-    streams: usize,
-    greeted: bool,
+    ledger: Ledger,
+    patience: Patience,
     draining: bool,
     closed: bool,
     /// In the route's list of those to be flushed.
     touched: bool,
-    /// The socket took no more: the writer task has the output.
-    blocked: bool,
     /// Of the reader, while the connection has too much under way.
     reader: Option<Waker>,
     /// Of the writer, while the socket takes all.
     writer: Option<Waker>,
-    /// Boot ms at which the peer must have done the next thing.
-    opened_ms: u64,
-    frame_since_ms: Option<u64>,
-    stalled_since_ms: u64,
-    lingering_since_ms: Option<u64>,
-}
-
-#[derive(Clone, Copy)]
-struct Open {
-    bytes: usize,
-    stream: bool,
 }
 
 enum Held {
@@ -101,25 +83,17 @@ enum Held {
 
 impl Connection {
     /// A connection that was just accepted, and its two tasks.
-    pub(super) fn open(id: SessionId, shared: Rc<Shared>, stream: TcpStream) {
+    pub(super) fn open(id: SessionId, shared: &Rc<Shared>, stream: TcpStream) {
         let state = State {
             out: Outgoing::default(),
             held: VecDeque::new(),
-            open: AHashMap::new(),
-            requests: 0,
-            request_bytes: 0,
-            streams: 0,
-            greeted: false,
+            ledger: Ledger::default(),
+            patience: Patience::new(Now::read().boot_ms()),
             draining: false,
             closed: false,
             touched: false,
-            blocked: false,
             reader: None,
             writer: None,
-            opened_ms: Now::read().boot_ms(),
-            frame_since_ms: None,
-            stalled_since_ms: 0,
-            lingering_since_ms: None,
         };
         let connection = Rc::new(Self {
             id,
@@ -188,7 +162,7 @@ impl Connection {
         permit: &mut Option<Permit>,
     ) -> Result<bool, ApiError> {
         let mut taken = 0;
-        let begun = self.state.borrow_mut().frame_since_ms.take();
+        let begun = self.state.borrow_mut().patience.frame_rests();
         while let Some(header) =
             FrameDecoder::Requests.peek(received).map_err(frame::FrameFault::error)?
         {
@@ -208,7 +182,7 @@ impl Connection {
         }
         if !received.is_empty() {
             let since = begun.filter(|_| taken == 0).unwrap_or_else(|| Now::read().boot_ms());
-            self.state.borrow_mut().frame_since_ms = Some(since);
+            self.state.borrow_mut().patience.frame_awaited(since);
         }
         self.flush_own();
         Ok(!self.state.borrow().closed)
@@ -221,8 +195,7 @@ impl Connection {
             return Poll::Ready(false);
         }
         let room = !state.draining
-            && state.requests < limits::SESSION_IN_FLIGHT
-            && state.request_bytes < limits::CONNECTION_IN_BYTES
+            && state.ledger.has_room()
             && state.out.len() < limits::CONNECTION_OUT_BYTES;
         if room && self.shared.inbox.poll_room(cx).is_ready() {
             return Poll::Ready(true);
@@ -236,21 +209,21 @@ impl Connection {
         let mut state = self.state.borrow_mut();
         if kind == FrameKind::Hello {
             let hello = request::hello(&body)?;
-            if std::mem::replace(&mut state.greeted, true) {
+            if !state.patience.greet() {
                 return Err(protocol("Hello comes once"));
             }
             tracing::debug!(session = %self.id, client = hello.client, "a client is connected");
             let ack = &*self.shared.hello_ack;
             return frame::put_message(state.out.frames(), FrameKind::HelloAck, correlation, ack);
         }
-        if !state.greeted {
+        if !state.patience.is_greeted() {
             return Err(protocol("the first frame must be Hello"));
         }
         if kind == FrameKind::Ping {
             frame::put_empty(state.out.frames(), FrameKind::Pong, correlation);
             return Ok(());
         }
-        if correlation == 0 || state.open.contains_key(&correlation) {
+        if correlation == 0 || state.ledger.contains(correlation) {
             return Err(protocol("a correlation id must not be 0, nor in use by an open request"));
         }
         let request = match request::decode(kind, body, &self.shared.bounds, wall_ms()) {
@@ -260,16 +233,13 @@ impl Connection {
                 return Ok(());
             }
         };
-        let stream = matches!(request, Request::Subscribe(_) | Request::Replay(_));
-        if stream && state.streams >= limits::SESSION_STREAMS {
+        if opens_stream(&request) && !state.ledger.has_stream_room() {
             let text = format!("a connection has at most {} streams", limits::SESSION_STREAMS);
             let error = ApiError::new(ErrorCode::ResourceExhausted, text);
             reply::put_error(state.out.frames(), correlation, &error);
             return Ok(());
         }
-        if !matches!(request, Request::CloseStream { .. }) {
-            state.begin(correlation, Open { bytes: inbox::size(&request), stream });
-        }
+        state.ledger.begin(correlation, &request, inbox::size(&request));
         drop(state);
         self.shared.inbox.push_request(Caller { session: self.id, correlation }, request);
         Ok(())
@@ -280,7 +250,7 @@ impl Connection {
     /// Appends an answer of the engine.
     pub(super) fn reply(&self, correlation: u64, reply: Reply) {
         let mut state = self.state.borrow_mut();
-        let Some(open) = state.answered(correlation, &reply) else { return };
+        let Some(open) = state.ledger.answered(correlation, &reply) else { return };
         if open.stream && !state.held.is_empty() {
             // Behind what the stream still has to send.
             state.held.push_back(Held::Reply(correlation, reply));
@@ -310,7 +280,7 @@ impl Connection {
         {
             let mut state = self.state.borrow_mut();
             state.touched = false;
-            if state.blocked || state.closed {
+            if state.patience.is_blocked() || state.closed {
                 return Flushed::Done;
             }
         }
@@ -318,8 +288,7 @@ impl Connection {
             Poll::Ready(flushed) => flushed,
             Poll::Pending => {
                 let mut state = self.state.borrow_mut();
-                state.blocked = true;
-                state.stalled_since_ms = Now::read().boot_ms();
+                state.patience.blocked(Now::read().boot_ms());
                 if let Some(writer) = state.writer.take() {
                     writer.wake();
                 }
@@ -343,7 +312,7 @@ impl Connection {
         loop {
             poll_fn(|cx| {
                 let mut state = self.state.borrow_mut();
-                if state.blocked || state.closed {
+                if state.patience.is_blocked() || state.closed {
                     return Poll::Ready(());
                 }
                 state.writer = Some(cx.waker().clone());
@@ -354,7 +323,7 @@ impl Connection {
                 return;
             }
             let flushed = poll_fn(|cx| self.poll_send(cx)).await;
-            self.state.borrow_mut().blocked = false;
+            self.state.borrow_mut().patience.unblocked();
             if let Flushed::Held(until) = flushed {
                 self.shared.route.hold(until, self.clone());
                 self.shared.inbox.wake();
@@ -398,13 +367,18 @@ impl Connection {
 
     // ------------------------------------------------------------------------------- the end
 
-    /// Tells the peer what is wrong with the connection, as its last frame.
+    /// Tells the peer what is wrong with the connection, as its last frame. Once.
     fn fault(&self, error: &ApiError) {
+        {
+            let mut state = self.state.borrow_mut();
+            if state.closed || !state.patience.faulted(Now::read().boot_ms()) {
+                return;
+            }
+            reply::put_error(state.out.frames(), 0, error);
+        }
         tracing::debug!(session = %self.id, %error, "a client breaks the protocol");
         self.shared.counters.count(|c| c.connections_faulted += 1);
-        reply::put_error(self.state.borrow_mut().out.frames(), 0, error);
         let _held = self.flush();
-        self.state.borrow_mut().lingering_since_ms = Some(Now::read().boot_ms());
         self.shutdown(Shutdown::Write);
     }
 
@@ -444,51 +418,20 @@ impl Connection {
 
     /// Closes the connection if its peer has let a time limit pass.
     pub(super) fn inspect(&self, now_ms: u64) {
-        let fault = {
+        let overdue = {
             let mut state = self.state.borrow_mut();
             state.out.shrink();
-            state.overdue(now_ms)
+            state.patience.overdue(now_ms)
         };
-        match fault {
+        match overdue {
             None => {}
-            Some(Some(error)) if self.state.borrow().lingering_since_ms.is_none() => {
-                self.fault(&error);
-            }
-            Some(_) => self.close(),
+            Some(Overdue::Fault(error)) => self.fault(&error),
+            Some(Overdue::Close) => self.close(),
         }
     }
 }
 
 impl State {
-    fn begin(&mut self, correlation: u64, open: Open) {
-        if open.stream {
-            self.streams += 1;
-        } else {
-            self.requests += 1;
-            self.request_bytes += open.bytes;
-        }
-        self.open.insert(correlation, open);
-    }
-
-    /// Accounts for an answer; `None` if nobody waits for it.
-    fn answered(&mut self, correlation: u64, reply: &Reply) -> Option<Open> {
-        if matches!(reply, Reply::Subscribed) {
-            return self.open.get(&correlation).copied();
-        }
-        let Some(open) = self.open.remove(&correlation) else {
-            // The one request that is not kept: closing a stream that is not open.
-            let failed = matches!(reply, Reply::Failed(_));
-            return failed.then_some(Open { bytes: 0, stream: false });
-        };
-        if open.stream {
-            self.streams -= 1;
-        } else {
-            self.requests -= 1;
-            self.request_bytes -= open.bytes;
-        }
-        Some(open)
-    }
-
     fn put_stream(&mut self, correlation: u64, message: StreamMessage, sent: Sent) {
         let out = self.out.frames();
         let not_before = match message {
@@ -516,8 +459,8 @@ impl State {
         self.out.advance(count, |Sent { subscription, bytes, batches }| {
             shared.inbox.push(Input::Sent { subscription, bytes, batches });
         });
-        if self.blocked {
-            self.stalled_since_ms = Now::read().boot_ms();
+        if self.patience.is_blocked() {
+            self.patience.blocked(Now::read().boot_ms());
         }
         while self.out.len() < limits::CONNECTION_OUT_BYTES
             && let Some(held) = self.held.pop_front()
@@ -538,24 +481,6 @@ impl State {
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
-    }
-
-    /// Which time limit has passed: with what to tell the peer, or nothing to be told.
-    fn overdue(&self, now_ms: u64) -> Option<Option<ApiError>> {
-        let passed = |since: u64, limit: u64| now_ms.saturating_sub(since) > limit;
-        if self.lingering_since_ms.is_some_and(|since| passed(since, LINGER_MS)) {
-            return Some(None);
-        }
-        if self.blocked && passed(self.stalled_since_ms, limits::WRITE_STALL_MS) {
-            return Some(None);
-        }
-        if !self.greeted && passed(self.opened_ms, limits::HANDSHAKE_MS) {
-            return Some(Some(protocol("no Hello within 5 s")));
-        }
-        if self.frame_since_ms.is_some_and(|since| passed(since, limits::FRAME_PROGRESS_MS)) {
-            return Some(Some(protocol("half a frame for 10 s")));
-        }
-        None
     }
 }
 
