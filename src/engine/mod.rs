@@ -2,6 +2,7 @@
 
 pub mod effect;
 pub mod input;
+pub mod log;
 pub mod mesh;
 
 pub use effect::{Effect, RecoveryReport};
