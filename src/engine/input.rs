@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+pub use super::log::segment::SegmentFile;
 use super::mesh::MeshMessage;
 use crate::base::api::Request;
 use crate::base::ids::{Caller, Index, PartitionId, SessionId, ShardId, SubscriptionId, Term};
@@ -110,15 +111,6 @@ pub enum Input {
     TurnEnd,
     /// The node is shutting down: no new request will come, what is open is finished.
     Drain,
-}
-
-/// A segment file found at mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentFile {
-    /// Index of its first entry, from its name.
-    pub first: Index,
-    /// Length of the file, bytes.
-    pub len: u64,
 }
 
 /// What a replica must not forget apart from its log (Raft's hard state). Saved before anything is
