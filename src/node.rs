@@ -188,3 +188,82 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::config::EngineConfig;
+
+    fn any_port() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    fn config(data_dir: PathBuf) -> NodeConfig {
+        NodeConfig {
+            node_id: "n1".into(),
+            data_dir,
+            grpc_addr: any_port(),
+            http_addr: any_port(),
+            native_addr: any_port(),
+            allow_buffered_io: true,
+            reflection: true,
+            engine: EngineConfig { partitions: 2, shards: 1, ..EngineConfig::default() },
+        }
+    }
+
+    fn refused(config: NodeConfig) -> String {
+        let why = run(config, |_| panic!("it must not start")).expect_err("refused").to_string();
+        assert!(!why.contains('\n'), "{why:?} is not one sentence");
+        why
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_its_flag() {
+        let data = tempfile::tempdir().expect("a directory");
+        let taken = std::net::TcpListener::bind(any_port()).expect("a free port");
+        let address = taken.local_addr().expect("bound");
+        let grpc = NodeConfig { grpc_addr: address, ..config(data.path().into()) };
+        let why = refused(grpc);
+        assert!(why.contains(&address.to_string()) && why.contains("--grpc-addr"), "{why}");
+        let http = NodeConfig { http_addr: address, ..config(data.path().into()) };
+        let why = refused(http);
+        assert!(why.contains(&address.to_string()) && why.contains("--http-addr"), "{why}");
+    }
+
+    #[test]
+    fn a_data_directory_that_is_a_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let why = refused(config(file.path().into()));
+        assert!(why.contains(&file.path().display().to_string()), "{why}");
+    }
+
+    #[test]
+    fn the_summary_says_all_that_listens() {
+        let summary = Summary {
+            node_id: "n1".into(),
+            grpc: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            native: SocketAddr::from(([127, 0, 0, 1], 7700)),
+            native_shards: [7701, 7702].map(|port| ([127, 0, 0, 1], port).into()).into(),
+            cores: 2,
+            partitions: 16,
+            data_dir: "./data".into(),
+            recovered_events: 5,
+            pending_events: 3,
+            damaged: vec!["partition 3 can only be read: rot".into()],
+        };
+        let text = summary.to_string();
+        for part in [
+            "127.0.0.1:9000",
+            "http://127.0.0.1:8080",
+            "127.0.0.1:7700 (shards: 7701, 7702)",
+            "2 on 2 cores",
+            "partitions  16",
+            "./data",
+            "5 events, 3 not due yet",
+            "partition 3 can only be read",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+}

@@ -110,7 +110,7 @@ fn calls_are_counted_by_method_and_status() {
 fn the_older_format_names_counters_by_their_sample() {
     let plain = plain_text(&page());
     has(&plain, "# TYPE cronos_events_published_total counter");
-    has(&plain, "# HELP cronos_events_published_total Events stored.");
+    has(&plain, "# HELP cronos_events_published_total Events stored");
     has(&plain, "# TYPE cronos_wal_high_watermark gauge");
     has(&plain, "cronos_events_published_total{shard=\"1\"} 7");
     assert!(!plain.contains("# EOF"));

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 
@@ -18,6 +17,7 @@ use crate::wire::events::partition_service_server::PartitionServiceServer;
 use crate::wire::events::transaction_service_server::TransactionServiceServer;
 use crate::wire::generated::DESCRIPTOR_SET;
 
+mod accept;
 mod acks;
 mod events;
 mod groups;
@@ -88,8 +88,7 @@ pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>, reflection
         .add_service(health_server)
         .add_optional_service(v1)
         .add_optional_service(v1alpha);
-    // Small answers must not wait for more.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = accept::connections(listener, limits::CONNECTIONS);
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
         tracing::error!(%error, "the gRPC listener ended");
     }
