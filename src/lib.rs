@@ -5,5 +5,6 @@
 //! can be replayed. `ARCHITECTURE.md` has the bird's eye view and the code map.
 
 pub mod base;
+pub mod client;
 pub mod engine;
 pub mod wire;

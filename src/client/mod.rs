@@ -1,0 +1,6 @@
+//! The native client.
+pub mod connection;
+mod driver;
+pub mod error;
+mod inflight;
+pub mod topology;
