@@ -12,7 +12,7 @@ use super::error::ClientError;
 pub const PARTITION_KEY: &str = "partition_key";
 
 impl Event {
-    /// An event that is due at once. `message_id` names it within its topic: a second publish with
+    /// An event that is due at once (1 ms after the server takes it). `message_id` names it within its topic: a second publish with
     /// the same one is answered with the place of the first.
     pub fn new(
         topic: impl Into<String>,
@@ -23,8 +23,8 @@ impl Event {
             topic: topic.into(),
             message_id: message_id.into(),
             payload: payload.into(),
-            // The past means now; 1 ms after 1970 asks no clock of this machine.
-            schedule_ts: 1,
+            // By the server's clock: this machine's may be ahead, and then "now" would wait.
+            delay_ms: 1,
             ..Self::default()
         }
     }
@@ -37,11 +37,11 @@ impl Event {
         self
     }
 
-    /// Due so many ms after the server takes the event, by the server's clock; 0 is at once.
+    /// Due so many ms after the server takes the event, by the server's clock; at least 1.
     #[must_use]
     pub fn after_ms(mut self, delay_ms: u64) -> Self {
-        self.delay_ms = i64::try_from(delay_ms).unwrap_or(i64::MAX);
-        self.schedule_ts = i64::from(delay_ms == 0);
+        self.delay_ms = i64::try_from(delay_ms.max(1)).unwrap_or(i64::MAX);
+        self.schedule_ts = 0;
         self
     }
 
@@ -132,13 +132,13 @@ mod tests {
     #[test]
     fn a_time_and_a_delay_exclude_each_other() {
         let event = Event::new("orders", "id-1", "hello");
-        assert_eq!((event.schedule_ts, event.delay_ms), (1, 0));
+        assert_eq!((event.schedule_ts, event.delay_ms), (0, 1));
         let event = event.after_ms(500);
         assert_eq!((event.schedule_ts, event.delay_ms), (0, 500));
         let event = event.at_ms(1_700_000_000_000);
         assert_eq!((event.schedule_ts, event.delay_ms), (1_700_000_000_000, 0));
         let event = event.after_ms(0);
-        assert_eq!((event.schedule_ts, event.delay_ms), (1, 0));
+        assert_eq!((event.schedule_ts, event.delay_ms), (0, 1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::connection::{Connection, ConnectionOptions};
 use super::error::ClientError;
+use super::topology::Topology;
 
 /// Wait after the first failed attempt to connect.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
@@ -38,10 +39,33 @@ impl Backoff {
     }
 }
 
+/// What the last handshakes told, over all connections of a client.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    topology: Mutex<Option<Arc<Topology>>>,
+}
+
+impl Known {
+    /// The latest; `None` before the first handshake.
+    pub(super) fn topology(&self) -> Option<Arc<Topology>> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A handshake was made. Which shard is home is told by the home link alone.
+    fn learn(&self, told: &Arc<Topology>, home: bool) {
+        let mut known = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = known.as_ref().filter(|_| !home).map_or(told.shard, |known| known.shard);
+        *known = Some(Arc::new(told.as_ref().clone().at(shard)));
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     /// Tried in this order: the shard's own address, then the one every shard is behind.
     addrs: Vec<Arc<str>>,
+    /// The link to the address that the client was given.
+    home: bool,
+    known: Arc<Known>,
     options: ConnectionOptions,
     reconnect_within: Duration,
     current: Mutex<Option<Connection>>,
@@ -51,12 +75,14 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(
         addrs: Vec<Arc<str>>,
+        home: bool,
+        known: Arc<Known>,
         options: ConnectionOptions,
         reconnect_within: Duration,
     ) -> Self {
         assert!(!addrs.is_empty(), "a link leads somewhere");
         let (current, connecting) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { addrs, options, reconnect_within, current, connecting }
+        Self { addrs, home, known, options, reconnect_within, current, connecting }
     }
 
     /// The connection if it is open.
@@ -71,6 +97,7 @@ impl Link {
         for addr in &self.addrs {
             match Connection::connect(addr, &self.options).await {
                 Ok(connection) => {
+                    self.known.learn(connection.topology(), self.home);
                     let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
                     *current = Some(connection.clone());
                     return Ok(connection);

@@ -75,6 +75,12 @@ impl Topology {
         })
     }
 
+    /// The same, seen from another shard.
+    pub(super) fn at(mut self, shard: ShardId) -> Self {
+        self.shard = shard;
+        self
+    }
+
     /// Number of partitions, at least 1.
     #[must_use]
     pub fn partitions(&self) -> u16 {
