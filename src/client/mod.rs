@@ -65,6 +65,13 @@ pub use topology::Topology;
 pub use crate::base::api::{ReplayRange, Start};
 pub use crate::wire::events::{Event, PartitionInfo};
 
+#[cfg(test)]
+mod client_test;
+#[cfg(test)]
+mod fake_server;
+#[cfg(test)]
+mod stream_test;
+
 use ack::AckQueue;
 use link::{Known, Link};
 

@@ -262,3 +262,14 @@ impl Subscription {
         }
     }
 }
+
+#[cfg(test)]
+impl Subscription {
+    pub(super) fn client_for_tests(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn lose_stream_for_tests(&mut self) {
+        self.stream = None;
+    }
+}
