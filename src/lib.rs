@@ -5,6 +5,7 @@
 //! can be replayed. `ARCHITECTURE.md` has the bird's eye view and the code map.
 
 pub mod base;
+pub mod cli;
 pub mod client;
 pub mod engine;
 pub mod wire;

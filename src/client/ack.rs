@@ -108,11 +108,7 @@ impl Client {
 }
 
 fn acked(delivery: &Delivery) -> AckRequest {
-    AckRequest {
-        delivery_id: delivery.delivery_id.clone(),
-        success: true,
-        ..AckRequest::default()
-    }
+    AckRequest { delivery_id: delivery.delivery_id.clone(), success: true, ..AckRequest::default() }
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -218,12 +214,7 @@ impl AckTally {
 }
 
 /// The queue's task.
-async fn run(
-    link: Arc<Link>,
-    mut queue: mpsc::Receiver<Queued>,
-    batch: usize,
-    timeout: Duration,
-) {
+async fn run(link: Arc<Link>, mut queue: mpsc::Receiver<Queued>, batch: usize, timeout: Duration) {
     let room = Arc::new(Semaphore::new(BATCHES));
     let mut items = Vec::new();
     while queue.recv_many(&mut items, batch).await > 0 {

@@ -157,9 +157,8 @@ async fn requests_in_flight_are_bounded() {
         ..crate::wire::events::PublishRequest::default()
     };
     let body = message.encode_to_vec();
-    let send = || {
-        connection.send(FrameKind::Publish, body.len(), |out| out.extend_from_slice(&body))
-    };
+    let send =
+        || connection.send(FrameKind::Publish, body.len(), |out| out.extend_from_slice(&body));
     let mut answers = Vec::new();
     for _ in 0..3 {
         answers.push(send().await.expect("there is room"));

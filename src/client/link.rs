@@ -3,6 +3,7 @@
 //! Many may ask at once; one of them connects, the others wait for it. Between failed attempts the
 //! wait doubles, with jitter, so that clients of a restarted server do not come all at once.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
-    jitter: ahash::RandomState,
+    /// The standard library's one is seeded at random, per process.
+    jitter: RandomState,
 }
 
 impl Backoff {

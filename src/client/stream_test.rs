@@ -108,7 +108,7 @@ async fn every_verdict_has_its_own_answer() {
     assert!(matches!(&refused, Err(ClientError::Refused(e)) if e.text == "unknown"), "{refused:?}");
     let reason = "é".repeat(limits_of_reason());
     orders.nack(&batch[2], Some(Duration::from_secs(5)), &reason).await.expect("it is recorded");
-    orders.extend(&batch[2], Duration::from_secs(60)).await.expect("it is extended");
+    orders.extend(&batch[2], Duration::from_mins(1)).await.expect("it is extended");
 
     let sent: Vec<_> = server.seen(&[FrameKind::AckBatch]).iter().flat_map(verdicts).collect();
     assert_eq!(sent[2].retry_delay_ms, Some(5_000));
@@ -212,10 +212,8 @@ fn replaying(end: native::StreamEnd) -> impl Fn(&Seen) -> Option<Reaction> {
         (seen.frame.kind == FrameKind::Replay).then(|| {
             let mut out = BytesMut::new();
             for frame in 0..100 {
-                let event = |n| events::ReplayEvent {
-                    event: delivery(n, 0).event,
-                    replay_offset: n,
-                };
+                let event =
+                    |n| events::ReplayEvent { event: delivery(n, 0).event, replay_offset: n };
                 let events = (frame * 10..frame * 10 + 10).map(event).collect();
                 let message = native::ReplayEvents { events };
                 out.unsplit(framed(FrameKind::ReplayEvents, seen.frame.correlation, &message));

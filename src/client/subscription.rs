@@ -232,13 +232,11 @@ impl Subscription {
             self.reconnects += 1;
             return Ok(());
         };
-        match stream.next().await {
-            Some(frame) => self.take(frame?),
-            None => {
-                self.ended = true;
-                Ok(())
-            }
+        if let Some(frame) = stream.next().await {
+            return self.take(frame?);
         }
+        self.ended = true;
+        Ok(())
     }
 
     async fn open(&self) -> Result<FrameStream, ClientError> {
@@ -252,7 +250,8 @@ impl Subscription {
         match frame.kind {
             FrameKind::Subscribed => Ok(()),
             FrameKind::Deliveries => {
-                let message = native::Deliveries::decode(frame.body).map_err(ClientError::answer)?;
+                let message =
+                    native::Deliveries::decode(frame.body).map_err(ClientError::answer)?;
                 for delivery in message.deliveries {
                     self.ready.push_back(Delivery::from_wire(delivery)?);
                 }
