@@ -117,7 +117,8 @@ pub const RETRIES_MAX: u32 = 1_000;
 
 const _: () = assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + NAME_BYTES < MESSAGE_BYTES);
 const _: () = assert!(SMALL_REQUEST_BYTES < MESSAGE_BYTES);
-const _: () = assert!(4 * NAME_BYTES < SMALL_REQUEST_BYTES, "a subscription with all its names fits");
+const _: () =
+    assert!(4 * NAME_BYTES < SMALL_REQUEST_BYTES, "a subscription with all its names fits");
 const _: () = assert!(ENTRY_BODY_BYTES < u32::MAX as usize, "lengths in an entry are u32");
 const _: () = assert!(MESSAGE_ID_BYTES <= u8::MAX as usize, "an id's length is stored in a u8");
 const _: () = assert!(NAME_BYTES <= u8::MAX as usize);

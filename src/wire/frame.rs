@@ -163,11 +163,13 @@ pub fn begin(out: &mut BytesMut, kind: FrameKind, correlation: u64) -> Mark {
 ///
 /// # Panics
 /// If the body is longer than `MESSAGE_BYTES`: who encodes bounds what is encoded.
+#[expect(clippy::needless_pass_by_value, reason = "a frame is finished once")]
 pub fn finish(out: &mut BytesMut, mark: Mark) {
-    let counted = out.len() - mark.0 - 4;
+    let start = mark.0;
+    let counted = out.len() - start - 4;
     assert!(counted >= COUNTED_BYTES, "the frame was begun in this buffer");
     assert!(counted <= COUNTED_BYTES + limits::MESSAGE_BYTES, "a frame's body is bounded");
-    out[mark.0..mark.0 + 4].copy_from_slice(&(counted as u32).to_le_bytes());
+    out[start..start + 4].copy_from_slice(&(counted as u32).to_le_bytes());
 }
 
 /// Appends a frame without a body.
