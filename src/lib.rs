@@ -6,6 +6,7 @@
 
 pub mod base;
 pub mod cli;
+pub mod client;
 pub mod control;
 pub mod engine;
 pub mod node;

@@ -10,9 +10,16 @@ use clap::{Parser, Subcommand};
 
 pub mod args;
 pub mod legacy;
+pub mod output;
+pub mod partitions;
+pub mod publish;
+pub mod remote;
+pub mod replay;
 pub mod serve;
 pub mod settings;
+pub mod subscribe;
 pub mod values;
+pub mod when;
 
 /// The timestamp-triggered event database
 #[derive(Debug, Parser)]
@@ -30,14 +37,28 @@ pub enum Command {
     /// Run a server
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<args::ServeArgs>),
+    /// Publish an event, due now or at any time to come
+    #[command(after_help = publish::EXAMPLES)]
+    Publish(Box<publish::PublishArgs>),
+    /// Print events as they become due, and acknowledge them
+    #[command(after_help = subscribe::EXAMPLES)]
+    Subscribe(Box<subscribe::SubscribeArgs>),
+    /// Print events of the past; moves no group
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(Box<replay::ReplayArgs>),
+    /// Show the state of the partitions
+    #[command(after_help = partitions::EXAMPLES)]
+    Partitions(partitions::PartitionsArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   chronosdb serve
       a node on ./data that only this machine can reach, on all cores
-  chronosdb serve --help
-      all options of the server";
+  chronosdb publish --topic orders --at +5s 'hello'
+      an event that is due in five seconds
+  chronosdb subscribe --topic orders --group g
+      prints what becomes due, and acknowledges it";
 
 /// Runs the command line `args` (program name first) to its end.
 #[must_use]
@@ -53,6 +74,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(args) => serve::run(*args, warnings),
+        Command::Publish(args) => publish::run(&args),
+        Command::Subscribe(args) => subscribe::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Partitions(args) => partitions::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
