@@ -81,7 +81,7 @@ pub struct Load {
 
     /// Threads of the generator
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = |text: &str| match text.parse() {
+    #[arg(value_parser = |text: &str| match text.parse::<usize>() {
         Ok(threads @ 1..=1024) => Ok(threads),
         _ => Err("it is 1 to 1024"),
     })]
