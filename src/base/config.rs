@@ -58,7 +58,7 @@ pub struct EngineConfig {
     pub cache_bytes: u64,
     /// Events a shard keeps in its in-memory index before it refuses publishes.
     pub index_events: u64,
-    /// Another party (a replica group) says what is committed; false: the node alone does.
+    /// Commits are decided outside (`Input::Replica`) and not by the partition alone.
     pub external_commit: bool,
 }
 

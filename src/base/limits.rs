@@ -11,6 +11,8 @@ const MIB: usize = 1024 * KIB;
 
 /// Body of a native frame, and a gRPC message, bytes.
 pub const MESSAGE_BYTES: usize = 16 * MIB;
+/// Body of a native request that neither publishes nor acknowledges, bytes.
+pub const SMALL_REQUEST_BYTES: usize = 64 * KIB;
 /// Payload of an event, bytes. An empty one is refused.
 pub const PAYLOAD_BYTES: usize = 4 * MIB;
 /// Events of one publish request.
@@ -102,6 +104,8 @@ pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB
 pub const ENTRY_TARGET_BYTES: usize = MIB;
 /// Writes in flight on one partition's log.
 pub const WRITES_IN_FLIGHT: usize = 4;
+/// Bytes of applied entries that a replica keeps in memory for its followers.
+pub const REPLICA_RECENT_BYTES: usize = 4 * MIB;
 /// Parked flows (reads under way) of one partition.
 pub const PARKED_READS: usize = 64;
 /// Largest read of the log that a flow asks for at once, bytes.
@@ -114,6 +118,9 @@ pub const FILL_STEP_MAX: u64 = 32 * MIB as u64;
 pub const RETRIES_MAX: u32 = 1_000;
 
 const _: () = assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + NAME_BYTES < MESSAGE_BYTES);
+const _: () = assert!(SMALL_REQUEST_BYTES < MESSAGE_BYTES);
+const _: () =
+    assert!(4 * NAME_BYTES < SMALL_REQUEST_BYTES, "a subscription with all its names fits");
 const _: () = assert!(ENTRY_BODY_BYTES < u32::MAX as usize, "lengths in an entry are u32");
 const _: () = assert!(MESSAGE_ID_BYTES <= u8::MAX as usize, "an id's length is stored in a u8");
 const _: () = assert!(NAME_BYTES <= u8::MAX as usize);

@@ -1,0 +1,269 @@
+//! The delivery id: `group:partition:term-due-offset-attempt-number`, all numbers decimal.
+//!
+//! It alone tells what is needed to judge an ack, on any connection and core and after a restart,
+//! so no table of deliveries is kept for the sake of acks. In the group `%`, `:` and control
+//! characters are percent-encoded; `number` is the group's number in its partition. Clients take
+//! the id as opaque, but for the partition, which some read from behind the first `:`.
+
+use std::sync::Arc;
+
+use crate::base::api::{Delivery, DeliveryId};
+use crate::base::ids::{GroupNo, Offset, PartitionId, Position, Term};
+use crate::base::limits::{DELIVERY_ID_BYTES, NAME_BYTES};
+
+/// A `u64` in decimal, and the separator before it.
+const NUMBER_BYTES: usize = 21;
+const _: () = assert!(3 * NAME_BYTES + 6 * NUMBER_BYTES <= DELIVERY_ID_BYTES);
+
+/// Formats the ids of one group without allocating: the group is encoded once.
+#[derive(Debug)]
+pub struct DeliveryIds {
+    bytes: [u8; DELIVERY_ID_BYTES],
+    /// Length of the encoded group and its `:`.
+    group_bytes: usize,
+}
+
+impl DeliveryIds {
+    /// For the deliveries of this group.
+    ///
+    /// # Panics
+    /// If the name is longer than `NAME_BYTES`; it was checked when the group was made.
+    #[must_use]
+    pub fn of_group(group: &str) -> Self {
+        assert!(group.len() <= NAME_BYTES, "a group's name is bounded");
+        let mut ids = Self { bytes: [0; DELIVERY_ID_BYTES], group_bytes: 0 };
+        let mut end = 0;
+        for byte in group.bytes() {
+            if byte.is_ascii_control() || byte == b':' || byte == b'%' {
+                let hex = |nibble: u8| b"0123456789ABCDEF"[usize::from(nibble)];
+                ids.bytes[end..end + 3].copy_from_slice(&[b'%', hex(byte >> 4), hex(byte & 15)]);
+                end += 3;
+            } else {
+                ids.bytes[end] = byte;
+                end += 1;
+            }
+        }
+        ids.bytes[end] = b':';
+        ids.group_bytes = end + 1;
+        ids
+    }
+
+    /// The id of a delivery of this group, valid until the next one is formatted.
+    pub fn format(&mut self, delivery: &Delivery) -> &[u8] {
+        let position = delivery.event.position();
+        let numbers = [
+            (u64::from(delivery.event.partition.0), b':'),
+            (delivery.term.0, b'-'),
+            (position.due, b'-'),
+            (position.offset.0, b'-'),
+            (u64::from(delivery.attempt), b'-'),
+        ];
+        let mut end = self.group_bytes;
+        for (number, separator) in numbers {
+            end = self.put_number(end, number);
+            self.bytes[end] = separator;
+            end += 1;
+        }
+        end = self.put_number(end, u64::from(delivery.group.0));
+        &self.bytes[..end]
+    }
+
+    /// Writes a number at `at` and returns where it ends.
+    fn put_number(&mut self, at: usize, mut number: u64) -> usize {
+        let mut digits = [0; NUMBER_BYTES];
+        let mut first = digits.len();
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        let end = at + digits.len() - first;
+        self.bytes[at..end].copy_from_slice(&digits[first..]);
+        end
+    }
+}
+
+/// Takes an id apart; `None` if it is none of ours. `last_group` is the name of the id read before,
+/// if there was one: acks come in runs of one group, which then share the name.
+#[must_use]
+pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> {
+    if id.len() > DELIVERY_ID_BYTES {
+        return None;
+    }
+    let (group, rest) = id.split_once(':')?;
+    let (partition, rest) = rest.split_once(':')?;
+    let mut numbers = rest.split('-').map(number);
+    let mut next = || numbers.next().flatten();
+    let (term, due, offset, attempt, group_no) = (next()?, next()?, next()?, next()?, next()?);
+    if numbers.next().is_some() || attempt == 0 {
+        return None;
+    }
+    Some(DeliveryId {
+        group: shared_name(group, last_group)?,
+        partition: PartitionId(u16::try_from(number(partition)?).ok()?),
+        group_no: GroupNo(u32::try_from(group_no).ok()?),
+        term: Term(term),
+        position: Position::new(due, Offset(offset)),
+        attempt: u32::try_from(attempt).ok()?,
+    })
+}
+
+/// A decimal number without sign or leading zeros: each id has one spelling.
+fn number(text: &str) -> Option<u64> {
+    let canonical = text == "0" || !text.starts_with('0');
+    if !canonical || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn shared_name(encoded: &str, last_group: &mut Option<Arc<str>>) -> Option<Arc<str>> {
+    if let Some(last) = last_group.as_ref().filter(|last| ***last == *encoded)
+        && !encoded.contains('%')
+    {
+        return Some(Arc::clone(last));
+    }
+    let name = name(encoded)?;
+    *last_group = Some(Arc::clone(&name));
+    Some(name)
+}
+
+fn name(encoded: &str) -> Option<Arc<str>> {
+    let mut name = Vec::with_capacity(encoded.len());
+    let mut bytes = encoded.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut nibble = || char::from(bytes.next()?).to_digit(16);
+            name.push((nibble()? * 16 + nibble()?) as u8);
+        } else {
+            name.push(byte);
+        }
+    }
+    let bounded = !name.is_empty() && name.len() <= NAME_BYTES;
+    String::from_utf8(name).ok().filter(|_| bounded).map(Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::api::{Span, StoredEvent};
+
+    fn delivery(numbers: (u16, u32, u64, u64, u64, u32)) -> Delivery {
+        let (partition, group, term, due, offset, attempt) = numbers;
+        let event = StoredEvent {
+            body: Bytes::new(),
+            message_id: Span::default(),
+            meta: Span::default(),
+            payload: Span::default(),
+            topic: "t".into(),
+            schedule_ts: due,
+            append_ts: 0,
+            partition: PartitionId(partition),
+            offset: Offset(offset),
+            term: Term(1),
+            checksum: 0,
+        };
+        Delivery { event, group: GroupNo(group), term: Term(term), attempt, ack_timeout_ms: 1 }
+    }
+
+    fn format(group: &str, delivery: &Delivery) -> String {
+        let mut ids = DeliveryIds::of_group(group);
+        String::from_utf8(ids.format(delivery).to_vec()).expect("an id is text")
+    }
+
+    fn read(id: &str) -> Option<DeliveryId> {
+        parse(id, &mut None)
+    }
+
+    #[test]
+    fn the_form_is_fixed() {
+        let delivery = delivery((3, 9, 2, 1_800_000_000_000, 41, 1));
+        assert_eq!(format("a:b%\n", &delivery), "a%3Ab%25%0A:3:2-1800000000000-41-1-9");
+    }
+
+    #[test]
+    fn the_longest_id_can_be_read() {
+        let delivery = delivery((u16::MAX, u32::MAX, u64::MAX, u64::MAX, u64::MAX, u32::MAX));
+        let id = format(&":".repeat(NAME_BYTES), &delivery);
+        assert!(id.len() <= DELIVERY_ID_BYTES);
+        assert_eq!(read(&id).expect("ours").group.len(), NAME_BYTES);
+        let too_long = format!("{}:1:1-1-1-1-1", "%3A".repeat(NAME_BYTES + 1));
+        assert!(too_long.len() <= DELIVERY_ID_BYTES);
+        assert_eq!(read(&too_long), None);
+        assert_eq!(read(&"1".repeat(DELIVERY_ID_BYTES + 1)), None);
+    }
+
+    #[test]
+    fn foreign_ids_are_none_of_ours() {
+        assert!(read("g:1:1-1-1-1-1").is_some());
+        for id in [
+            "",
+            ":",
+            "g",
+            "g:1",
+            "g:1:",
+            ":1:1-1-1-1-1",
+            "g:1:1-1-1-1",
+            "g:1:1-1-1-1-1-1",
+            "g:65536:1-1-1-1-1",
+            "g:+1:1-1-1-1-1",
+            "g:1:1-1-1-0-1",
+            "g:01:1-1-1-1-1",
+            "g:1:1--1-1-1",
+            "g:1:1-1-1-4294967296-1",
+            "g:1:1-1-1-1-4294967296",
+            "g%:1:1-1-1-1-1",
+            "g%4:1:1-1-1-1-1",
+            "g%zz:1:1-1-1-1-1",
+            "%ff:1:1-1-1-1-1",
+            "g:1:18446744073709551616-1-1-1-1",
+        ] {
+            assert_eq!(read(id), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn ids_of_a_group_share_its_name() {
+        let mut last = None;
+        let first = parse("g:1:1-1-1-1-1", &mut last).expect("ours");
+        let second = parse("g:2:1-1-1-1-1", &mut last).expect("ours");
+        assert!(Arc::ptr_eq(&first.group, &second.group));
+        // A name that looks like the encoding of another is not taken for it.
+        let literal = parse("%2541:1:1-1-1-1-1", &mut last).expect("ours");
+        assert_eq!(&*literal.group, "%41");
+        assert_eq!(&*parse("%41:1:1-1-1-1-1", &mut last).expect("ours").group, "A");
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_read_as_formatted(
+            group in "[a-z:%\\x00-\\x1fßü-]{1,60}",
+            numbers in any::<(u16, u32, u64, u64, u64)>(),
+            attempt in 1..=u32::MAX,
+        ) {
+            let (partition, group_no, term, due, offset) = numbers;
+            let delivery = delivery((partition, group_no, term, due, offset, attempt));
+            let id = format(&group, &delivery);
+            prop_assert_eq!(id.split(':').count(), 3);
+            prop_assert!(!id.chars().any(|c| c.is_ascii_control()));
+            let read = read(&id).expect("ours");
+            prop_assert_eq!(&*read.group, &group);
+            prop_assert_eq!(read.partition, delivery.event.partition);
+            prop_assert_eq!(read.group_no, delivery.group);
+            prop_assert_eq!(read.term, delivery.term);
+            prop_assert_eq!(read.position, delivery.event.position());
+            prop_assert_eq!(read.attempt, attempt);
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_none(id in "\\PC{0,40}|[a-z%0-9:-]{0,30}") {
+            let _ = read(&id);
+        }
+    }
+}
