@@ -88,10 +88,9 @@ impl Clock {
     pub fn lowest_wall_ms(&self, window_us: u64) -> u64 {
         let from = self.time_us.saturating_sub(window_us);
         let recent = self.steps.iter().rev().take_while(|(at, _, _)| *at >= from);
-        let (first, low) =
-            recent.fold((None, u64::MAX), |(_, low), (at, before, after)| {
-                (Some(before - (at - from)), low.min(*after))
-            });
+        let (first, low) = recent.fold((None, u64::MAX), |(_, low), (at, before, after)| {
+            (Some(before - (at - from)), low.min(*after))
+        });
         let start = first.unwrap_or_else(|| self.wall_us() - (self.time_us - from));
         low.min(start) / 1_000
     }

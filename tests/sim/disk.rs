@@ -106,13 +106,15 @@ impl Disk {
 
     /// From here on written bytes stay as they are.
     pub fn lock(&mut self, partition: PartitionId) {
-        self.unlocked.remove(&partition.0);
+        if self.unlocked.remove(&partition.0) {
+            let files = self.files.range_mut((partition.0, 0)..=(partition.0, u64::MAX));
+            files.for_each(|(_, file)| file.kept.clear());
+        }
     }
 
     /// The log of this partition is about to be cut: bytes may change once more.
     pub fn unlock_for_cut(&mut self, partition: PartitionId) {
-        let files = self.files.range_mut((partition.0, 0)..=(partition.0, u64::MAX));
-        files.for_each(|(_, file)| file.kept.clear());
+        self.unlocked.insert(partition.0);
     }
 
     pub fn submit(&mut self, op: Op) -> u64 {
@@ -302,8 +304,13 @@ impl Disk {
             hold!(DiskContract, file.is_some(), "{op:?}: there is no such file");
         }
         if let Op::Save { partition, .. } = op {
-            let saving = |(other, _): &(Op, _)| matches!(other, Op::Save { .. }) && other.key() == key;
-            hold!(DiskContract, !self.flight.values().any(saving), "{partition}: two saves at once");
+            let saving =
+                |(other, _): &(Op, _)| matches!(other, Op::Save { .. }) && other.key() == key;
+            hold!(
+                DiskContract,
+                !self.flight.values().any(saving),
+                "{partition}: two saves at once"
+            );
         }
         let Some((start, end)) = op.range() else { return };
         hold!(
@@ -325,7 +332,8 @@ impl Disk {
             (Op::Write(write), Some(file)) => self.check_write(write, file, start, end),
             (Op::Fill { .. }, Some(file)) => {
                 let written = file.kept.range(start / BLOCK..end / BLOCK).next().is_some();
-                hold!(DiskContract, !written, "{key:?}: fill of {start}..{end}, which is written");
+                let open = self.unlocked.contains(&key.0);
+                hold!(DiskContract, open || !written, "{key:?}: fill of {start}..{end}, which is written");
             }
             _ => {}
         }

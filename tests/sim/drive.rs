@@ -257,6 +257,9 @@ impl World {
             return;
         }
         let Some(status) = engine.replica_status(partition) else { return };
+        if status.leader {
+            self.disk.lock(partition);
+        }
         if self.replicas[partition.0 as usize].has_business(&status) {
             self.plan_replica(partition);
         }
@@ -281,7 +284,9 @@ impl World {
         if let Some(event) = replica.speak(&status, calm, &mut self.replica_rng) {
             node.shard(owner).inbox.push_back(Input::Replica { partition, event });
             self.plan_turn(owner);
-        } else if replica.has_business(&status) && (calm || status.persisted > status.committed || !status.leader) {
+        } else if replica.has_business(&status)
+            && (calm || status.persisted > status.committed || !status.leader)
+        {
             self.plan_replica(partition);
         }
     }
@@ -319,7 +324,8 @@ impl World {
 
     fn rot(&mut self) {
         self.profile.rot = false;
-        let partition = PartitionId(self.crash_rng.below(u64::from(self.profile.engine.partitions)) as u16);
+        let partition =
+            PartitionId(self.crash_rng.below(u64::from(self.profile.engine.partitions)) as u16);
         if self.disk.rot(partition) {
             self.note(format_args!("a bit of partition {partition} flips"));
             self.oracle.rotted(partition);

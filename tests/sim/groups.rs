@@ -51,6 +51,7 @@ struct Lease {
     epoch: u64,
     term: Term,
     attempt: u32,
+    at_us: u64,
     /// Surely held before this world time, unless judged or released.
     floor_us: u64,
     acked: bool,
@@ -67,9 +68,9 @@ pub struct Handled {
     ack_given: bool,
     /// When an ack was confirmed, in which process.
     confirmed: Option<(u64, u64)>,
-    /// Highest attempt whose nack was confirmed.
-    nack_confirmed: u32,
-    releases: u32,
+    /// Attempts whose nack was confirmed, and attempts that may have failed.
+    nacks_confirmed: u32,
+    failures_possible: u32,
 }
 
 /// One group and topic.
@@ -164,13 +165,14 @@ impl Groups {
 
     /// The stream is closed by its member or by the engine: nothing may follow on it.
     pub fn ended(&mut self, key: StreamKey, now: Moment) {
-        let Some(stream) = self.streams.get_mut(&key).filter(|stream| !stream.ended) else { return };
+        let Some(stream) = self.streams.get_mut(&key).filter(|stream| !stream.ended) else {
+            return;
+        };
         stream.ended = true;
         let group = &mut self.groups[stream.group];
         group.last_end_us = now.time_us;
         for place in std::mem::take(&mut stream.in_flight) {
             let handled = group.handled.get_mut(&place).expect("in flight, so handled");
-            handled.releases += 1;
             if let Some(last) = handled.last.as_mut().filter(|last| last.stream == key) {
                 last.released = true;
             }
@@ -219,7 +221,13 @@ impl Groups {
     }
 
     /// A verdict is answered.
-    pub fn answered(&mut self, spec: &AckSpec, result: &Result<(), ApiError>, given_us: u64, now: Moment) {
+    pub fn answered(
+        &mut self,
+        spec: &AckSpec,
+        result: &Result<(), ApiError>,
+        given_us: u64,
+        now: Moment,
+    ) {
         let slack = self.facts.slack_us;
         let Some((group, place)) = self.target(spec) else {
             hold!(RefusalExplained, result.is_err(), "an unknown delivery id was accepted");
@@ -243,7 +251,13 @@ impl Groups {
                 hold!(RefusalExplained, known || rot, "ack of {place:?} refused: {error:?}");
             }
             (Verdict::Nack { .. }, Ok(())) => {
-                handled.nack_confirmed = handled.nack_confirmed.max(attempt);
+                handled.nacks_confirmed += 1;
+                let (nacks, most) = (handled.nacks_confirmed, self.facts.max_retries + 1);
+                hold!(
+                    AttemptsBounded,
+                    nacks <= most,
+                    "{place:?}: {nacks} nacks of {most} attempts"
+                );
             }
             (Verdict::Extend { by_ms }, Ok(())) => {
                 let same = |last: &&mut Lease| last.attempt == attempt && last.epoch == now.epoch;
@@ -305,12 +319,6 @@ impl Groups {
         left
     }
 
-    /// Events of a group in a partition that became dead letters.
-    pub fn dead_letters(&self, group: usize, partition: u16, now: Moment) -> u64 {
-        let handled = self.groups[group].handled.range((partition, 0)..=(partition, u64::MAX));
-        handled.filter(|(_, h)| h.confirmed.is_none() && self.dead(h, now)).count() as u64
-    }
-
     pub fn find(&self, name: &str, topic: &str) -> Option<usize> {
         self.groups.iter().position(|group| &*group.name == name && &*group.topic == topic)
     }
@@ -323,9 +331,9 @@ impl Groups {
     /// Attempts are used up, and the last one has surely failed.
     fn dead(&self, handled: &Handled, now: Moment) -> bool {
         let Some(last) = &handled.last else { return false };
-        let used_up = handled.max_attempt > self.facts.max_retries;
-        let failed = last.nacked || now.time_us > last.floor_us + 2 * self.facts.slack_us;
-        (used_up && failed) || handled.releases > DISCONNECT_RELEASES
+        let over = now.time_us > last.floor_us + 2 * self.facts.slack_us;
+        let failed = handled.failures_possible + u32::from(last.nacked || over);
+        failed > self.facts.max_retries || handled.max_attempt > DISCONNECT_RELEASES
     }
 
     /// The group and event that a verdict is about.
@@ -360,7 +368,13 @@ impl Groups {
             d.ack_timeout_ms
         );
         let position = d.event.position();
-        hold!(StreamKept, group.allows(position), "{} starts at {:?}: {position:?}", group.name, group.start);
+        hold!(
+            StreamKept,
+            group.allows(position),
+            "{} starts at {:?}: {position:?}",
+            group.name,
+            group.start
+        );
     }
 
     fn check_terms(&mut self, group: usize, d: &Delivery) {
@@ -375,7 +389,9 @@ impl Groups {
 
     fn check_lease(&self, key: StreamKey, group: usize, place: Place, d: &Delivery, now: Moment) {
         let Some(handled) = self.groups[group].handled.get(&place) else {
-            hold!(AttemptCounted, d.attempt == 1, "{place:?}: attempt {} is the first", d.attempt);
+            let unseen = self.groups[group].last_end_us > 0;
+            let first = d.attempt == 1 || unseen;
+            hold!(AttemptCounted, first, "{place:?}: attempt {} is the first", d.attempt);
             return;
         };
         let who = (&self.groups[group].name, place, d.attempt);
@@ -385,32 +401,28 @@ impl Groups {
             let racing = foreign && epoch == now.epoch && now.time_us <= at + self.facts.slack_us;
             hold!(ConfirmedAckFinal, racing, "{who:?} is delivered after its confirmed ack");
         }
-        let most = self.facts.max_retries + 1;
-        hold!(AttemptsBounded, (1..=most).contains(&d.attempt), "{who:?}: of {most} attempts");
-        hold!(
-            AttemptCounted,
-            d.attempt > handled.nack_confirmed && d.attempt <= handled.max_attempt + 1,
-            "{who:?}: nack of {} confirmed, attempt {} seen",
-            handled.nack_confirmed,
-            handled.max_attempt
-        );
         let Some(last) = &handled.last else { return };
-        let same = last.epoch == now.epoch && last.term == d.term;
-        let end = self.ends.get(last.epoch as usize).copied().unwrap_or(u64::MAX).min(now.time_us);
-        let ran_out = end >= last.floor_us;
-        if same {
-            let held = !(ran_out || last.acked || last.nacked || last.released);
-            hold!(OneMember, !held, "{who:?} is still with {:?}", last.stream);
-            hold!(
-                AttemptCounted,
-                d.attempt > last.attempt || (d.attempt == last.attempt && last.released),
-                "{who:?}: the last was {last:?}"
-            );
+        let failed = handled.failures_possible + u32::from(last.nacked || self.ran_out(last, now));
+        // Grants that were on their way to a closed stream are given back, and never seen here.
+        let ended_us = self.groups[group].last_end_us;
+        let releases = if ended_us > 0 { DISCONNECT_RELEASES } else { 0 };
+        let most = (failed.min(self.facts.max_retries) + releases) + 1;
+        hold!(AttemptsBounded, (1..=most).contains(&d.attempt), "{who:?}: {most} are possible");
+        let least = handled.nacks_confirmed + 1;
+        hold!(AttemptCounted, d.attempt >= least, "{who:?}: {least} are confirmed to have failed");
+        if last.epoch == now.epoch && last.term == d.term {
+            let over = self.ran_out(last, now) || last.acked || last.nacked || last.released;
+            hold!(OneMember, over, "{who:?} is still with {last:?}");
+            let unseen = ended_us >= last.at_us;
+            let next = d.attempt == last.attempt + 1 || (d.attempt > last.attempt && unseen);
+            hold!(AttemptCounted, next, "{who:?}: the last was {last:?}");
         }
-        if d.attempt > last.attempt.max(handled.max_attempt.min(d.attempt - 1)) {
-            let counted = ran_out || last.nacked || handled.releases >= DISCONNECT_RELEASES;
-            hold!(AttemptCounted, counted, "{who:?}: nothing used up attempt {}", last.attempt);
-        }
+    }
+
+    /// The lease may have ended by its time, in the process that held it.
+    fn ran_out(&self, last: &Lease, now: Moment) -> bool {
+        let end = self.ends.get(last.epoch as usize).copied().unwrap_or(u64::MAX);
+        end.min(now.time_us) >= last.floor_us
     }
 
     fn take_credit(&mut self, key: StreamKey, place: Place, now: Moment) {
@@ -431,16 +443,27 @@ impl Groups {
     }
 
     /// Takes the hand-over down; true if it is the event's first.
-    fn lease(&mut self, key: StreamKey, group: usize, place: Place, d: &Delivery, now: Moment) -> bool {
+    fn lease(
+        &mut self,
+        key: StreamKey,
+        group: usize,
+        place: Place,
+        d: &Delivery,
+        now: Moment,
+    ) -> bool {
         let held_us = (d.ack_timeout_ms * 1_000).saturating_sub(self.facts.slack_us);
+        let last = self.groups[group].handled.get(&place).and_then(|h| h.last.as_ref());
+        let failed = last.is_some_and(|last| last.nacked || self.ran_out(last, now));
         let handled = self.groups[group].handled.entry(place).or_default();
         let first = handled.last.is_none();
+        handled.failures_possible += u32::from(failed);
         handled.max_attempt = handled.max_attempt.max(d.attempt);
         handled.last = Some(Lease {
             stream: key,
             epoch: now.epoch,
             term: d.term,
             attempt: d.attempt,
+            at_us: now.time_us,
             floor_us: now.time_us + held_us,
             acked: false,
             nacked: false,

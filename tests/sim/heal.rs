@@ -20,7 +20,9 @@ pub enum Stage {
     /// Readers read everything, members consume everything that is due.
     Consume,
     /// Nothing is left: long enough for every lease, backoff and delay to end.
-    Quiet { until_us: u64 },
+    Quiet {
+        until_us: u64,
+    },
     /// Readers read everything once more.
     Read,
     Over,
@@ -155,7 +157,9 @@ impl World {
         let whole = self.whole();
         broken(
             Rule::Liveness,
-            format_args!("stuck in {stage:?} (whole: {whole}), unanswered {open:?}, left {left:#?}"),
+            format_args!(
+                "stuck in {stage:?} (whole: {whole}), unanswered {open:?}, left {left:#?}"
+            ),
         )
     }
 }

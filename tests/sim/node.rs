@@ -45,11 +45,7 @@ impl Node {
             tick_us: None,
             turns: 0,
         });
-        Self {
-            shards: shards.collect(),
-            mesh: BTreeMap::new(),
-            recovering: config.partitions,
-        }
+        Self { shards: shards.collect(), mesh: BTreeMap::new(), recovering: config.partitions }
     }
 
     pub fn shard(&mut self, shard: ShardId) -> &mut Shard {

@@ -10,7 +10,7 @@ use chronosdb::base::api::{
     AckOutcome, AckSpec, EventOutcome, PartitionStatus, PublishMessage, Replayed, Reply, Request,
 };
 use chronosdb::base::error::{ApiError, ErrorCode};
-use chronosdb::base::ids::{PartitionId, SessionId, ShardId};
+use chronosdb::base::ids::{Caller, PartitionId, SessionId, ShardId};
 use chronosdb::base::route;
 use chronosdb::engine::{Effect, Input, RecoveryReport, ReplicaEvent};
 
@@ -29,10 +29,15 @@ struct Open {
     highest_ms: u64,
     /// Its session is gone: it may stay without an answer.
     orphan: bool,
+    /// A stream that its session has closed.
+    closed: bool,
 }
 
 enum Kind {
-    Publish { numbers: Vec<u32>, batch: bool },
+    Publish {
+        numbers: Vec<u32>,
+        batch: bool,
+    },
     Ack(Vec<AckSpec>),
     Subscribe,
     Replay(Box<Replay>),
@@ -149,7 +154,7 @@ impl Oracle {
     pub fn judge(&self, partition: PartitionId, audits: &[GroupAudit], now: Moment) {
         self.audited(partition, audits);
         let p = partition.0;
-        for (number, group) in self.groups.groups.iter().enumerate() {
+        for group in &self.groups.groups {
             let same = |a: &&GroupAudit| a.group == group.name && a.topic == group.topic;
             let Some(audit) = audits.iter().find(same) else {
                 hold!(AuditSum, false, "partition {partition} does not know {}", group.name);
@@ -162,13 +167,12 @@ impl Oracle {
                 .filter(|(_, r)| r.schedule_ts > now.wall_ms)
                 .count() as u64;
             let unseen = self.records.unseen(now.wall_ms);
-            let dead = self.groups.dead_letters(number, p, now);
             let all = !group.takes_all() || audit.applied >= known;
             hold!(AuditSum, all && audit.applied <= known + unseen, "{known} events, {audit:?}");
             hold!(
                 EverythingSettles,
-                audit.beyond <= future + unseen && audit.unsettled <= dead,
-                "{partition}: {future} to come, {unseen} unseen, {dead} dead, {audit:?}"
+                audit.beyond + audit.unsettled <= future + unseen,
+                "{partition}: {future} to come, {unseen} unseen, {audit:?}"
             );
         }
     }
@@ -195,7 +199,13 @@ impl Oracle {
                 Kind::Subscribe
             }
             Request::Replay(spec) => Kind::Replay(Box::new(Replay::new(spec.clone(), now))),
-            Request::CloseStream { .. } => Kind::Close,
+            Request::CloseStream { correlation } => {
+                let stream = (key.0, Caller { correlation: *correlation, ..key.1 });
+                if let Some(open) = self.open.get_mut(&stream) {
+                    open.closed = true;
+                }
+                Kind::Close
+            }
             Request::Partitions(which) => Kind::Partitions(*which),
         };
         let open = Open {
@@ -204,6 +214,7 @@ impl Oracle {
             lowest_ms: now.lowest_ms,
             highest_ms: now.highest_ms,
             orphan: false,
+            closed: false,
         };
         let reused = self.open.insert(key, open).is_some();
         assert!(!reused, "the workload gives each request a correlation id of its own");
@@ -232,8 +243,8 @@ impl Oracle {
 
     fn replied(&mut self, key: StreamKey, reply: &Reply, now: Moment) {
         if let Reply::Subscribed = reply {
-            let expected = self.open.get(&key).is_some_and(|o| matches!(o.kind, Kind::Subscribe));
-            hold!(OneReply, expected, "{key:?}: nobody subscribed");
+            let expected = self.open.get(&key).is_some_and(|open| open.kind.is_stream());
+            hold!(OneReply, expected, "{key:?}: nobody opened a stream");
             return self.groups.subscribed(key);
         }
         let Some(open) = self.open.remove(&key) else {
@@ -261,7 +272,9 @@ impl Oracle {
                 self.acked(specs, outcomes, open.given_us, now);
             }
             (Kind::Partitions(which), Reply::Partitions(list)) => self.status(*which, list, now),
-            (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => self.groups.ended(key, now),
+            (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => {
+                self.groups.ended(key, now)
+            }
             (Kind::Close, Reply::StreamEnd(_) | Reply::Failed(_)) => {}
             (Kind::Replay(_), Reply::StreamEnd(Ok(()))) => self.replay_finished(open),
             (
@@ -328,7 +341,9 @@ impl Oracle {
     }
 
     fn replay_finished(&mut self, open: Open) {
-        if let Kind::Replay(replay) = open.kind {
+        if let Kind::Replay(replay) = open.kind
+            && !open.closed
+        {
             replay.finished(&self.records);
             self.replays_finished += 1;
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use chronosdb::base::api::{EventFault, EventOutcome, Reply, Request};
 
+use chronosdb::base::error::ErrorCode;
+
 use super::client::{Context, Session};
 use super::content::{Content, PAYLOAD_MIN, When, message};
 use super::profile::Profile;
@@ -20,6 +22,8 @@ pub struct Producer {
     batch_max: u64,
     payload_max: u64,
     topics: Vec<Arc<str>>,
+    /// The index is small on purpose: what it refuses is given up at the end.
+    refusals: bool,
     session: Option<Session>,
     waiting: BTreeMap<u64, Vec<u32>>,
     /// Fate unknown, or refused for a passing reason.
@@ -36,6 +40,7 @@ impl Producer {
             batch_max: profile.batch_max,
             payload_max: profile.payload_max,
             topics: profile.topics.clone(),
+            refusals: profile.engine.index_events < 1_000,
             session: None,
             waiting: BTreeMap::new(),
             unresolved: VecDeque::new(),
@@ -79,7 +84,13 @@ impl Producer {
                 _ => None,
             };
             match outcome {
-                Some(EventOutcome::Stored(_) | EventOutcome::Duplicate(_)) => self.stored.push(number),
+                Some(EventOutcome::Stored(_) | EventOutcome::Duplicate(_)) => {
+                    self.stored.push(number)
+                }
+                Some(EventOutcome::Failed(error))
+                    if cx.healing
+                        && self.refusals
+                        && error.code == ErrorCode::ResourceExhausted => {}
                 _ => self.retry(number, faulty, cx.oracle.records.content(number).allow_duplicate),
             }
         }

@@ -88,7 +88,8 @@ impl Profile {
         };
         let exact_dedup = !rng.percent(10);
         let engine = engine(rng, seed, partitions, external, fsync, exact_dedup);
-        let topics: Vec<Arc<str>> = (0..rng.between(1, 3)).map(|n| format!("t{n}").into()).collect();
+        let topics: Vec<Arc<str>> =
+            (0..rng.between(1, 3)).map(|n| format!("t{n}").into()).collect();
         let mut groups: Vec<GroupPlan> = Vec::new();
         for number in 0..rng.between(1, 4) {
             let mut plan = group(rng, number, &topics, partitions);
@@ -102,6 +103,7 @@ impl Profile {
         }
         let shards = (0..16).map(|_| rng.between(1, 3) as u16).collect::<Vec<_>>();
         let periodic = matches!(fsync, FsyncMode::Periodic { .. });
+        let payload_max = *rng.pick(&[16, 200, 600, 600, 5_000]);
         let crashes = *rng.pick(&[0, 1, 1, 2, 3, 5]);
         Self {
             engine: EngineConfig { shards: shards[0], ..engine },
@@ -118,8 +120,9 @@ impl Profile {
             rot: rng.percent(8) && crashes > 0 && !external,
             producers: rng.between(1, 3),
             events: rng.between(20, 150),
-            batch_max: *rng.pick(&[1, 4, 12, 40]),
-            payload_max: *rng.pick(&[16, 200, 600, 600, 5_000]),
+            // A batch that is larger than half a segment is refused for good.
+            batch_max: (20_000 / payload_max).min(*rng.pick(&[1, 4, 12, 40])),
+            payload_max,
             readers: rng.between(0, 2),
             topics,
             groups,
@@ -192,7 +195,8 @@ fn group(rng: &mut Rng, number: u64, topics: &[Arc<str>], partitions: u16) -> Gr
 
 fn member(rng: &mut Rng) -> MemberPlan {
     let credit = *rng.pick(&[1, 1, 2, 7, 50, 1_000]);
-    let plain = MemberPlan { credit, hold_max_us: 3_000, socket_max_us: 300, ..MemberPlan::default() };
+    let plain =
+        MemberPlan { credit, hold_max_us: 3_000, socket_max_us: 300, ..MemberPlan::default() };
     match rng.below(8) {
         0 => MemberPlan { hold_max_us: 400_000, socket_max_us: 50_000, ..plain },
         1 => MemberPlan { life_us: 400_000, hold_max_us: 60_000, elsewhere: 20, ..plain },

@@ -78,7 +78,7 @@ impl Reader {
     }
 
     pub fn reply(&mut self, correlation: u64, reply: &Reply, cx: &mut Context<'_>) {
-        if self.waiting != Some(correlation) {
+        if self.waiting != Some(correlation) || matches!(reply, Reply::Subscribed) {
             return;
         }
         self.waiting = None;
@@ -114,7 +114,12 @@ impl Reader {
             _ => ReplayRange::Offsets { start: Offset(rng.below(50)), count: rng.between(1, 60) },
         };
         let speed = *rng.pick(&[0.0, 0.0, 0.0, 1_000.0]);
-        Request::Replay(ReplaySpec { topic: rng.pick(&self.topics).clone(), partitions, range, speed })
+        Request::Replay(ReplaySpec {
+            topic: rng.pick(&self.topics).clone(),
+            partitions,
+            range,
+            speed,
+        })
     }
 }
 

@@ -123,8 +123,7 @@ impl Records {
             ScheduleKept,
             match content.when {
                 When::At(ts) => placed.schedule_ts == ts,
-                When::Delay(ms) =>
-                    (low_ms + ms..=high_ms + ms).contains(&placed.schedule_ts),
+                When::Delay(ms) => (low_ms + ms..=high_ms + ms).contains(&placed.schedule_ts),
             },
             "{number}: {:?} became {} (wall {low_ms} to {high_ms})",
             content.when,
@@ -238,7 +237,8 @@ impl Records {
     /// A partition is served again: what was acknowledged must be in it.
     pub fn recovered(&self, partition: PartitionId, events: u64) {
         let p = &self.partitions[partition.0 as usize];
-        let acked = p.records.iter().rev().find(|(_, r)| r.acked_us.is_some() || r.append_ts.is_some());
+        let acked =
+            p.records.iter().rev().find(|(_, r)| r.acked_us.is_some() || r.append_ts.is_some());
         let needed = acked.map_or(0, |(offset, _)| offset + 1);
         hold!(
             AckedNeverLost,
@@ -355,7 +355,9 @@ impl Records {
             && old.message_id == new.message_id
             && old.schedule_ts == new.schedule_ts
             && (old.content.is_none() || new.content.is_none() || old.content == new.content)
-            && (old.append_ts.is_none() || new.append_ts.is_none() || old.append_ts == new.append_ts);
+            && (old.append_ts.is_none()
+                || new.append_ts.is_none()
+                || old.append_ts == new.append_ts);
         hold!(OneOffsetOneId, same, "{place:?} was {old:?} and is {new:?}");
         old.content = old.content.or(new.content);
         old.append_ts = old.append_ts.or(new.append_ts);

@@ -2,6 +2,8 @@
 
 use chronosdb::base::api::{PartitionSet, ReplayRange, ReplaySpec, Replayed};
 
+use chronosdb::base::ids::Position;
+
 use super::records::{Moment, Record, Records};
 use crate::hold;
 
@@ -13,7 +15,7 @@ pub struct Replay {
     lowest_ms: u64,
     /// Partition and offset of what came, in order.
     returned: Vec<(u16, u64)>,
-    last_due: Option<(u16, u64, u64)>,
+    last_due: Option<Position>,
 }
 
 impl Replay {
@@ -31,7 +33,12 @@ impl Replay {
         let event = &replayed.event;
         let place = (event.partition.0, event.offset.0);
         let number = self.returned.len() as u64;
-        hold!(ReplayExact, replayed.index == number, "{place:?} is {}, not {number}", replayed.index);
+        hold!(
+            ReplayExact,
+            replayed.index == number,
+            "{place:?} is {}, not {number}",
+            replayed.index
+        );
         hold!(
             ReplayExact,
             event.topic == self.spec.topic && self.reads(place.0),
@@ -43,11 +50,17 @@ impl Replay {
             ReplayRange::Time { start, end } => {
                 let until = end.unwrap_or(u64::MAX);
                 let inside = (start..=until).contains(&event.schedule_ts);
-                hold!(ReplayExact, inside, "{place:?}: {} is not in {:?}", event.schedule_ts, self.spec);
-                let due = (place.0, event.position().due, place.1);
-                let grows = self.last_due.is_none_or(|last| last.0 != due.0 || last < due);
-                hold!(ReplayExact, grows, "{due:?} comes after {:?}", self.last_due);
-                self.last_due = Some(due);
+                hold!(
+                    ReplayExact,
+                    inside,
+                    "{place:?}: {} is not in {:?}",
+                    event.schedule_ts,
+                    self.spec
+                );
+                let position = event.position();
+                let grows = self.last_due.is_none_or(|last| last <= position);
+                hold!(ReplayExact, grows, "{position:?} comes after {:?}", self.last_due);
+                self.last_due = Some(position);
             }
             ReplayRange::Offsets { start, count } => {
                 hold!(ReplayExact, place.1 >= start.0, "{place:?} is before {start}");
@@ -78,7 +91,12 @@ impl Replay {
                 let place = (number, offset);
                 if self.expects(offset, record) && last.is_none_or(|last| place <= last) {
                     let there = self.returned.binary_search(&place).is_ok();
-                    hold!(ReplayExact, there, "{place:?} is missing from {:?}: {record:?}", self.spec);
+                    hold!(
+                        ReplayExact,
+                        there,
+                        "{place:?} is missing from {:?}: {record:?}",
+                        self.spec
+                    );
                 }
             }
         }

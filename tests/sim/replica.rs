@@ -75,7 +75,12 @@ impl Replica {
         said
     }
 
-    fn choose(&mut self, status: &ReplicaStatus, calm: bool, rng: &mut Rng) -> Option<ReplicaEvent> {
+    fn choose(
+        &mut self,
+        status: &ReplicaStatus,
+        calm: bool,
+        rng: &mut Rng,
+    ) -> Option<ReplicaEvent> {
         if !status.leader {
             if !calm && rng.percent(70) {
                 return None;

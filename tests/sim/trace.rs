@@ -63,8 +63,8 @@ impl fmt::Write for Digest {
         for chunk in text.as_bytes().chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.hash =
-                (self.hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            self.hash = (self.hash.rotate_left(23) ^ u64::from_le_bytes(word))
+                .wrapping_mul(0xff51_afd7_ed55_8ccd);
         }
         Ok(())
     }

@@ -36,7 +36,10 @@ pub enum Event {
     // In the process.
     Turn(ShardId),
     Tick(ShardId),
-    Mesh { from: ShardId, to: ShardId },
+    Mesh {
+        from: ShardId,
+        to: ShardId,
+    },
     Disk(u64),
     /// Bytes leave a socket.
     Socket(ShardId, Box<Parcel>),
@@ -351,10 +354,7 @@ impl World {
 impl Event {
     /// Whether it happens even if the process that was there has died.
     fn outlives_process(&self) -> bool {
-        matches!(
-            self,
-            Self::Client(_) | Self::WallStep | Self::Crash | Self::Restart | Self::Heal
-        )
+        matches!(self, Self::Client(_) | Self::WallStep | Self::Crash | Self::Restart | Self::Heal)
     }
 }
 
