@@ -112,7 +112,6 @@ impl Front {
                 wake_ms: 0,
             })
         });
-        step.reply(from, Reply::Subscribed);
         self.replay_on(step, id);
     }
 

@@ -1,27 +1,30 @@
 //! The log of a partition: bytes and numbers, no I/O.
 //!
 //! ```text
-//!   builders --> Body --+--> entry (header, chain) --> Tail --> writes of whole blocks
-//!   (one FlatBuffers    |                               |
-//!    table per entry)   +--> RecordCache                +--> SparseIndex
-//!   files --> Scan (recovery: torn or rotten?)      Reader (one entry after the other)
+//!  propose: PublishBuilder, SettleBuilder, ... -> Body     EntryHeader (index, term, chain)
+//!                                                 |            |
+//!  write:   Tail: queue -> plan -> fill_write -> done -> acknowledged in log order
+//!                                                 |
+//!  find:    SparseIndex, RecordCache         segment files
+//!                                                 |
+//!  read:    Reader (a chunk -> entries)      Scan (recovery: the whole log, torn or rotten?)
 //! ```
+//! Everything durable in a partition is an entry here. What must hold:
+//! - bytes that are not exactly the next entry are never taken for it (`reader`);
+//! - a crash at any moment leaves a prefix with all that was acknowledged (`tail`, `scan`);
+//! - damage to what had been durable is never cut silently (`scan`, `hunt`);
+//! - bytes from disk never panic a decoder (`envelope`, `body`).
 //!
-//! Promises: a body is verified once and read in place; no decoder panics on foreign bytes; what the
-//! format is, `schemas/record.fbs` and `envelope` say, and golden files hold it fast.
+//! The bytes of format v1 are in `tests/golden`; they never change.
 
 pub mod batch;
 pub mod body;
 pub mod cache;
-#[cfg(test)]
-mod crash_test;
 pub mod entry;
 pub mod envelope;
 mod fill;
 mod hunt;
 pub mod index;
-#[cfg(test)]
-mod model;
 pub mod reader;
 pub mod scan;
 pub mod segment;
@@ -29,21 +32,32 @@ pub mod settle;
 pub mod state;
 pub mod tail;
 
-// Made by flatc, which writes `unsafe` reads of its own vectors; bodies are verified before any.
-#[allow(unsafe_code, missing_docs, unused_imports, clippy::all, clippy::pedantic)]
-#[rustfmt::skip]
-#[path = "generated/record.rs"]
-mod generated;
+#[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod reader_test;
 
 pub use batch::{NewRecord, PublishBuilder, PublishView, Record};
 pub use body::{Body, BodyError, Content};
 pub use cache::{Cached, RecordCache};
 pub use entry::{EntryHeader, EntryKind};
-pub use envelope::{Ids, entry_len};
+pub use envelope::{Envelope, Ids, entry_len};
 pub use index::{SparseIndex, Spot};
-pub use reader::{Parsed, Reader};
-pub use scan::{LogEnd, RotReport, Scan, ScanOutcome, Scanned};
+pub use reader::{EntryFault, Parsed, Reader};
+pub use scan::{LogEnd, ReadRequest, RotReport, Scan, ScanOutcome, Scanned};
 pub use segment::{Place, SegmentFile};
-pub use settle::{DeadReason, GroupsBuilder, NewGroup, SettleBuilder, SettleKind, Settlement};
-pub use state::{GroupState, StateBuilder, StateHead, StateView, Unsettled};
+pub use settle::{
+    DeadReason, GroupsBuilder, GroupsView, NewGroup, SettleBuilder, SettleKind, SettleView,
+    Settlement,
+};
+pub use state::{DeadLetter, GroupState, StateBuilder, StateHead, StateView, Unsettled};
 pub use tail::{Planned, Tail};
+
+// flatc's accessors read through raw pointers at places its verifier has checked. They are used
+// behind `Body::verify` and the builders only, and structs only as the arrays of bytes they are.
+#[allow(unsafe_code, missing_docs, unused_imports, clippy::all, clippy::pedantic)]
+#[rustfmt::skip]
+#[path = "generated/record.rs"]
+mod generated;

@@ -86,7 +86,6 @@ const CLASSES: [(&str, u64); 9] = [
 ];
 
 #[test]
-#[cfg_attr(bug_cut_on_rot, should_panic)]
 fn damage_to_what_was_synced_is_rot_and_said_exactly() {
     let (whole, places) = log(3);
     for (class, at) in CLASSES {
@@ -258,6 +257,37 @@ fn a_cut_that_was_under_way_is_carried_on() {
     let (outcome, found) = disk.scan(|scan| scan.cut_from(Index(5)));
     assert_eq!((outcome.rot, found.len()), (None, 4));
     assert_eq!(outcome.segments_to_remove, [Index(11)]);
+}
+
+#[test]
+fn an_entry_of_another_history_is_not_taken_over() {
+    // The same indexes, terms, sizes and places; only the payload of entry 1 differs.
+    let (mut disk, places) = log(1);
+    let mut other = Maker::new();
+    other.next(301);
+    let (last, len) = places[9];
+    let mut stale = None;
+    for i in 1..10_usize {
+        stale = Some(other.next([300, 5_000, 0, 40, 9_000][i % 5]));
+    }
+    let (header, body) = stale.expect("entry 10");
+    let (_, all) = disk.scan(|scan| scan);
+    let chain = header.chain;
+    assert_eq!(EntryHeader { chain: all[9].header.chain, ..header }, all[9].header);
+    assert_eq!(body.entry_len(), len);
+    let envelope = super::super::envelope::Envelope {
+        cluster: IDS.cluster,
+        partition: IDS.partition,
+        segment: Index(1),
+        synced_index: Index(9),
+        body_len: body.bytes().len() as u32,
+        body_crc: body.crc(),
+    };
+    let head = super::super::envelope::encode_head(&envelope, &header);
+    disk.put(Index(1), last.position, &head);
+    disk.put(Index(1), last.position + 96, body.bytes());
+    assert_ne!(chain, all[9].header.chain);
+    assert_eq!(disk.scan(|scan| scan).1.len(), 9, "the chain is another one");
 }
 
 #[test]

@@ -159,16 +159,16 @@ impl Tail {
         self.queue.len()
     }
 
-    /// Bytes of entries queued, rounded up to blocks each.
-    #[must_use]
-    pub fn queued_bytes(&self) -> u64 {
-        self.queued_blocks
-    }
-
     /// Last entry pushed since the tail was made or cut.
     #[must_use]
     pub fn last_index(&self) -> Option<Index> {
         self.last.as_ref().map(|(last, _)| last.index)
+    }
+
+    /// Bytes of entries queued, rounded up to blocks each.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_blocks
     }
 
     /// Bytes that the segment still takes for sure, heads included.
