@@ -48,6 +48,7 @@ use crate::base::time::Now;
 use flow::fire::{JoinRequest, member_key};
 use flow::publish::Slice;
 use flow::replay::Page;
+pub use flow::replicate::ReplicaStatus;
 use front::Front;
 use mesh::MeshMessage;
 use partition::Partition;
@@ -202,6 +203,15 @@ impl Engine {
     /// If the partition is not this shard's.
     pub fn audit(&self, partition: PartitionId) -> Vec<GroupAudit> {
         self.partitions[&partition].audit()
+    }
+
+    /// Where a partition's replica stands, for the layer that replicates it; `None` while its log
+    /// is opened.
+    ///
+    /// # Panics
+    /// If the partition is not this shard's.
+    pub fn replica_status(&self, partition: PartitionId) -> Option<ReplicaStatus> {
+        self.partitions[&partition].replica_status()
     }
 }
 
