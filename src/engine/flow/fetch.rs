@@ -159,17 +159,19 @@ impl Partition {
                     self.dirty.insert(no);
                 }
                 Flow::Replay(page) => match lost {
-                    Some(text) => self.replay_failed(step, *page, text),
+                    Some(text) => {
+                        let error = ApiError::new(ErrorCode::DataLoss, text.clone());
+                        self.replay_failed(step, &page, error);
+                    }
                     None => self.replay_page(step, *page),
                 },
             }
         }
     }
 
-    fn replay_failed(&mut self, step: &mut Step<'_>, page: Page, text: &str) {
+    pub(super) fn replay_failed(&self, step: &mut Step<'_>, page: &Page, error: ApiError) {
         let (subscription, partition) = (page.subscription, self.id);
-        let error = Some(ApiError::new(ErrorCode::DataLoss, text.to_owned()));
-        let (events, next) = (Vec::new(), None);
+        let (events, next, error) = (Vec::new(), None, Some(error));
         step.send(
             page.shard,
             MeshMessage::Replayed { subscription, partition, events, next, error },

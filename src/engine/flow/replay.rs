@@ -11,9 +11,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::recover::Phase;
 use super::subscribe::partitions_of;
 use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
-use crate::base::error::ApiError;
+use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId};
 use crate::base::limits;
 use crate::engine::effect::Effect;
@@ -292,6 +293,11 @@ struct Found {
 impl Partition {
     /// Reads a page; one that needs the disk and has nothing yet is parked.
     pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, page: Page) {
+        // Before that, what is applied may be less than what was once acknowledged.
+        if !matches!(self.phase, Phase::Serving | Phase::ReadOnly(_)) {
+            let text = format!("partition {} is opening; retry with backoff", self.id);
+            return self.replay_failed(step, &page, ApiError::new(ErrorCode::Unavailable, text));
+        }
         let found = match (page.range, page.from) {
             (ReplayRange::Time { start, end }, ReplayCursor::Due(from)) => {
                 self.page_by_time(step, &page, start, end.unwrap_or(u64::MAX), from)
