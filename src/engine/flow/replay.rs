@@ -346,7 +346,11 @@ impl Partition {
                 return found;
             }
             looked += 1;
-            if event.schedule_ts < start || event.schedule_ts > end || event.schedule_ts > wall {
+            // The axis forgets how long ago a time was that passed long before the append: then
+            // the event itself tells.
+            let forgotten = event.position.due - event.schedule_ts >= u64::from(u32::MAX);
+            let late = event.schedule_ts > end || event.schedule_ts > wall;
+            if event.schedule_ts < start || (late && !forgotten) {
                 continue;
             }
             let Some(stored) = self.fetch(topic, event.position.offset) else {
@@ -354,8 +358,7 @@ impl Partition {
                 found.missing = Some(event.position.offset);
                 return found;
             };
-            // The axis forgets how long ago a time was that passed long before the append.
-            if stored.schedule_ts < start || stored.schedule_ts > end {
+            if stored.schedule_ts < start || stored.schedule_ts > end.min(wall) {
                 continue;
             }
             bytes += stored.size();
