@@ -64,8 +64,8 @@ struct Lease {
 pub struct Handled {
     last: Option<Lease>,
     max_attempt: u32,
-    /// An ack was given to the engine; its answer may have been lost.
-    ack_given: bool,
+    /// When an ack was last given to the engine; its answer may have been lost.
+    ack_given_us: Option<u64>,
     /// When an ack was confirmed, in which process.
     confirmed: Option<(u64, u64)>,
     /// Attempts whose nack was confirmed, and attempts that may have failed.
@@ -201,7 +201,7 @@ impl Groups {
         let last = handled.last.as_mut().filter(|last| last.attempt == attempt);
         match &spec.verdict {
             Verdict::Ack => {
-                handled.ack_given = true;
+                handled.ack_given_us = Some(now.time_us);
                 if let Some(last) = &mut handled.last {
                     last.acked = true;
                 }
@@ -457,6 +457,9 @@ impl Groups {
         let handled = self.groups[group].handled.entry(place).or_default();
         let first = handled.last.is_none();
         handled.failures_possible += u32::from(failed);
+        // An ack of an earlier attempt may still be on its way, and settles this one.
+        let slack = self.facts.slack_us;
+        let acked = handled.ack_given_us.is_some_and(|at| now.time_us <= at + slack);
         handled.max_attempt = handled.max_attempt.max(d.attempt);
         handled.last = Some(Lease {
             stream: key,
@@ -465,7 +468,7 @@ impl Groups {
             attempt: d.attempt,
             at_us: now.time_us,
             floor_us: now.time_us + held_us,
-            acked: false,
+            acked,
             nacked: false,
             released: false,
         });
@@ -501,6 +504,6 @@ impl Group {
 impl Handled {
     /// Acknowledged; or an ack was given whose answer nobody saw, and it has not come again.
     fn done(&self) -> bool {
-        self.confirmed.is_some() || (self.ack_given && self.last.as_ref().is_some_and(|l| l.acked))
+        self.confirmed.is_some() || (self.ack_given_us.is_some() && self.last.as_ref().is_some_and(|l| l.acked))
     }
 }

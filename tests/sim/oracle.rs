@@ -107,7 +107,7 @@ impl Oracle {
                     *bytes == size && latest == Some(*not_before),
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
-                events.iter().for_each(|r| self.replayed((shard, *to), r, now));
+                events.iter().for_each(|r| self.replayed((shard, *to), r));
             }
             Effect::Recovered { report } => self.recovered(report),
             _ => {}
@@ -118,6 +118,7 @@ impl Oracle {
     pub fn crashed(&mut self, now: Moment) {
         self.open.clear();
         self.groups.crashed(now);
+        self.records.partitions.iter_mut().for_each(|partition| partition.served = false);
     }
 
     /// The wall has jumped.
@@ -315,7 +316,8 @@ impl Oracle {
             let shard = route::shard_of(partition, now.shards);
             hold!(OneReply, status.shard == shard, "{partition} is not on {}", status.shard);
             let rotten = self.records.partitions[partition.0 as usize].rotten;
-            hold!(RotReported, status.read_only == rotten, "{partition}: read-only is wrong");
+            let told = !status.read_only || rotten;
+            hold!(RotReported, told, "{partition} is read-only, and nobody was told why");
             self.records.high_watermark(partition, status.high_watermark.0);
         }
     }
@@ -330,10 +332,9 @@ impl Oracle {
         hold!(RefusalExplained, explained, "{key:?}: {error:?}");
     }
 
-    fn replayed(&mut self, key: StreamKey, replayed: &Replayed, now: Moment) {
-        let event = &replayed.event;
-        self.never_early(key.0, event.partition, event.schedule_ts, now);
-        self.records.seen(event);
+    fn replayed(&mut self, key: StreamKey, replayed: &Replayed) {
+        // A page may wait for its pace while the wall goes back: its socket holds it (`World::socket`).
+        self.records.seen(&replayed.event);
         match self.open.get_mut(&key) {
             Some(Open { kind: Kind::Replay(replay), orphan: false, .. }) => replay.came(replayed),
             _ => hold!(StreamKept, false, "{key:?}: a replay of nobody"),

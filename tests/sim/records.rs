@@ -52,6 +52,8 @@ pub struct Partition {
     pub rotten: bool,
     /// Highest high watermark that was answered.
     pub high_watermark: u64,
+    /// Served by the present process: before that its end is not known.
+    pub served: bool,
 }
 
 /// What is known of a message id in its partition and topic.
@@ -235,8 +237,9 @@ impl Records {
     }
 
     /// A partition is served again: what was acknowledged must be in it.
-    pub fn recovered(&self, partition: PartitionId, events: u64) {
-        let p = &self.partitions[partition.0 as usize];
+    pub fn recovered(&mut self, partition: PartitionId, events: u64) {
+        let p = &mut self.partitions[partition.0 as usize];
+        p.served = true;
         let acked =
             p.records.iter().rev().find(|(_, r)| r.acked_us.is_some() || r.append_ts.is_some());
         let needed = acked.map_or(0, |(offset, _)| offset + 1);
@@ -250,6 +253,9 @@ impl Records {
     /// A high watermark was answered.
     pub fn high_watermark(&mut self, partition: PartitionId, offset: u64) {
         let p = &mut self.partitions[partition.0 as usize];
+        if !p.served {
+            return;
+        }
         hold!(
             AckedNeverLost,
             offset >= p.high_watermark || p.rotten,
