@@ -15,7 +15,7 @@ use crate::base::ids::{GroupNo, Offset, TopicNo};
 use crate::base::limits;
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
-use crate::engine::log::{Cached, Content, Parsed, Place, Reader};
+use crate::engine::log::{Cached, Content, EntryHeader, Parsed, Place, Reader};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
 use crate::engine::reads::{CUT_READ, Flow, Reading, SCAN_READ};
@@ -111,12 +111,23 @@ impl Partition {
         let end = self.segment_end(reading.place);
         let mut reader = Reader::new(self.ids, reading.place, reading.index);
         let mut found_one = false;
+        // What a flow waits for goes into the cache last: nothing else of the read evicts it.
+        let mut wanted = Vec::new();
+        let is_wanted = |header: &EntryHeader| {
+            let holds = |offset| header.base_offset <= offset && offset < header.end_offset();
+            reading.flows.iter().any(|(offset, _)| holds(*offset))
+        };
         let fault = loop {
             match reader.next(at, &data, end) {
                 Parsed::Entry { header, body, .. } => {
                     found_one = true;
                     // What is not applied may still be cut away.
-                    if header.count > 0 && header.end_offset() <= self.applied_end {
+                    if header.count == 0 || header.end_offset() > self.applied_end {
+                        continue;
+                    }
+                    if is_wanted(&header) {
+                        wanted.push((header, body));
+                    } else {
                         self.cache.push_read(header, &body);
                     }
                 }
@@ -128,6 +139,9 @@ impl Partition {
                 Parsed::Bad { position, fault } => break Some((position, fault)),
             }
         };
+        for (header, body) in wanted {
+            self.cache.push_read(header, &body);
+        }
         let text = fault.map(|(position, fault)| {
             format!("segment {} is damaged at byte {position}: {fault}", reading.place.segment)
         });
@@ -159,17 +173,19 @@ impl Partition {
                     self.dirty.insert(no);
                 }
                 Flow::Replay(page) => match lost {
-                    Some(text) => self.replay_failed(step, *page, text),
+                    Some(text) => {
+                        let error = ApiError::new(ErrorCode::DataLoss, text.clone());
+                        self.replay_failed(step, &page, error);
+                    }
                     None => self.replay_page(step, *page),
                 },
             }
         }
     }
 
-    fn replay_failed(&mut self, step: &mut Step<'_>, page: Page, text: &str) {
+    pub(super) fn replay_failed(&self, step: &mut Step<'_>, page: &Page, error: ApiError) {
         let (subscription, partition) = (page.subscription, self.id);
-        let error = Some(ApiError::new(ErrorCode::DataLoss, text.to_owned()));
-        let (events, next) = (Vec::new(), None);
+        let (events, next, error) = (Vec::new(), None, Some(error));
         step.send(
             page.shard,
             MeshMessage::Replayed { subscription, partition, events, next, error },

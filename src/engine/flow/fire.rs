@@ -311,6 +311,8 @@ impl Partition {
             }
             // The clock has gone back since: the wheel brings it again.
             group.dispatch.ready.remove(&position);
+            // Not ahead any more: by then the reading of the axis may be what brings it.
+            group.dispatch.ahead.remove(&position);
             let topic = group.topic;
             let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
             self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });

@@ -11,9 +11,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::recover::Phase;
 use super::subscribe::partitions_of;
 use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
-use crate::base::error::ApiError;
+use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId};
 use crate::base::limits;
 use crate::base::time::Now;
@@ -318,6 +319,11 @@ struct Found {
 impl Partition {
     /// Reads a page; one that needs the disk and has nothing yet is parked.
     pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, page: Page) {
+        // Before that, what is applied may be less than what was once acknowledged.
+        if !matches!(self.phase, Phase::Serving | Phase::ReadOnly(_)) {
+            let text = format!("partition {} is opening; retry with backoff", self.id);
+            return self.replay_failed(step, &page, ApiError::new(ErrorCode::Unavailable, text));
+        }
         let found = match (page.range, page.from) {
             (ReplayRange::Time { start, end }, ReplayCursor::Due(from)) => {
                 self.page_by_time(step, &page, start, end.unwrap_or(u64::MAX), from)
@@ -366,9 +372,9 @@ impl Partition {
                 return found;
             }
             looked += 1;
-            // Where the axis does not know the exact time, it knows one that is too late.
-            let after_end = event.is_exact && event.schedule_ts > end;
-            if event.schedule_ts < start || after_end || event.schedule_ts > wall {
+            // Where the axis does not know the exact time, the event itself tells.
+            let late = event.schedule_ts > end || event.schedule_ts > wall;
+            if event.schedule_ts < start || (late && event.is_exact) {
                 continue;
             }
             let Some(stored) = self.fetch(topic, event.position.offset) else {
@@ -376,8 +382,7 @@ impl Partition {
                 found.missing = Some(event.position.offset);
                 return found;
             };
-            // The axis forgets how long ago a time was that passed long before the append.
-            if stored.schedule_ts < start || stored.schedule_ts > end {
+            if stored.schedule_ts < start || stored.schedule_ts > end.min(wall) {
                 continue;
             }
             bytes += stored.size();
