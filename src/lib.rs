@@ -7,5 +7,8 @@
 pub mod base;
 pub mod cli;
 pub mod client;
+pub mod control;
 pub mod engine;
+pub mod node;
+pub mod shard;
 pub mod wire;

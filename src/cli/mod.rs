@@ -8,17 +8,23 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub mod args;
+pub mod legacy;
 pub mod output;
 pub mod partitions;
 pub mod publish;
 pub mod remote;
 pub mod replay;
+pub mod serve;
+pub mod settings;
 pub mod subscribe;
+pub mod values;
 pub mod when;
 
 /// The timestamp-triggered event database
 #[derive(Debug, Parser)]
 #[command(name = "chronosdb", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -28,6 +34,9 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a server
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(Box<args::ServeArgs>),
     /// Publish an event, due now or at any time to come
     #[command(after_help = publish::EXAMPLES)]
     Publish(Box<publish::PublishArgs>),
@@ -42,9 +51,19 @@ pub enum Command {
     Partitions(partitions::PartitionsArgs),
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  chronosdb serve
+      a node on ./data that only this machine can reach, on all cores
+  chronosdb publish --topic orders --at +5s 'hello'
+      an event that is due in five seconds
+  chronosdb subscribe --topic orders --group g
+      prints what becomes due, and acknowledges it";
+
 /// Runs the command line `args` (program name first) to its end.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let legacy::Rewritten { args, warnings } = legacy::rewrite(args);
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -54,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Serve(args) => serve::run(*args, warnings),
         Command::Publish(args) => publish::run(&args),
         Command::Subscribe(args) => subscribe::run(&args),
         Command::Replay(args) => replay::run(&args),
@@ -77,5 +97,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_examples_and_the_loss_window() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").expect("serve is a command");
+        let help = serve.render_long_help().to_string();
+        assert!(help.contains("Examples:") && help.contains("--flush-interval of acknowledged"));
     }
 }

@@ -1,0 +1,431 @@
+//! The files of the shard's partitions, through io_uring with direct I/O.
+//!
+//! Each effect on a file starts a task; its completion goes to the inbox. Reads and writes of a
+//! partition run side by side; what makes, removes or replaces files runs one after the other per
+//! partition ([`FileOp`]).
+//!
+//! **A failed write, sync, read or file operation stops the process** ([`fatal`]): after an error
+//! nobody knows what is on the disk, and a sync tried again may report success for lost data. A
+//! short write is an error too.
+//!
+//! A segment has two descriptors: one with O_DSYNC for durable writes to blocks that are filled
+//! already (one device command each), one without for filling, reading and unsynced writes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use glommio::io::{BufferedFile, Directory, DmaBuffer, DmaFile, OpenOptions};
+use rustix::fs::OFlags;
+
+use super::directory::partition_path;
+use super::inbox::Inbox;
+use super::mount::{STATE_FILE, encode_slot, segment_path};
+use super::stats::Counters;
+use crate::base::ids::{Index, PartitionId};
+use crate::base::size::BLOCK;
+use crate::base::time::Now;
+use crate::engine::{HardState, Input};
+
+/// Bytes of zeros written at once: small enough to let durable writes pass in between.
+const FILL_BYTES: u64 = 512 << 10;
+/// Segment files kept open per shard; beyond that those not in use are closed.
+const OPEN_FILES: usize = 256;
+
+/// The disk as one shard sees it.
+pub(super) struct Disk {
+    data: PathBuf,
+    direct: bool,
+    inbox: Rc<Inbox>,
+    counters: Rc<Counters>,
+    files: RefCell<BTreeMap<FileKey, Rc<File>>>,
+    queues: RefCell<BTreeMap<PartitionId, Rc<Queue>>>,
+    zeros: RefCell<Option<Rc<DmaBuffer>>>,
+}
+
+/// Which descriptor of which segment.
+type FileKey = (PartitionId, Index, Durable);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Durable {
+    No,
+    Yes,
+}
+
+/// Where a write or read of the log goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub(super) partition: PartitionId,
+    pub(super) segment: Index,
+    /// First byte, whole blocks.
+    pub(super) position: u64,
+    /// Bytes, whole blocks.
+    pub(super) len: u64,
+}
+
+/// Operations that must keep their order within a partition.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FileOp {
+    /// Make the file of a segment; answered by `SegmentCreated`.
+    Create(Index),
+    /// Remove it.
+    Remove(Index),
+    /// Save the replica's hard state; answered by `HardStateSaved`.
+    Save(HardState),
+}
+
+#[derive(Default)]
+struct Queue {
+    ops: RefCell<VecDeque<FileOp>>,
+    busy: Cell<bool>,
+    /// Number of the slot written last.
+    slot: Cell<u64>,
+}
+
+impl Disk {
+    /// The disk under a data directory. `direct`: its file system can do direct I/O.
+    pub(super) fn new(
+        data: &Path,
+        direct: bool,
+        inbox: Rc<Inbox>,
+        counters: Rc<Counters>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            data: data.to_owned(),
+            direct,
+            inbox,
+            counters,
+            files: RefCell::default(),
+            queues: RefCell::default(),
+            zeros: RefCell::default(),
+        })
+    }
+
+    /// Takes a partition; `slot` is the number of its hard state's newest slot.
+    pub(super) fn mount(&self, partition: PartitionId, slot: u64) {
+        let queue = Queue::default();
+        queue.slot.set(slot);
+        self.queues.borrow_mut().insert(partition, Rc::new(queue));
+    }
+
+    /// Writes to the log what `fill` puts into a zeroed buffer; answered by `WriteDone`.
+    pub(super) fn write(
+        self: &Rc<Self>,
+        extent: Extent,
+        write: u64,
+        sync: bool,
+        fill: impl FnOnce(&mut [u8]),
+    ) {
+        assert!(extent.is_aligned(), "{extent:?}");
+        let mut buffer = Buffer::zeroed(self.direct, extent.len);
+        fill(buffer.bytes());
+        let disk = self.clone();
+        run(async move {
+            let begun = Now::read();
+            let durable = if sync { Durable::Yes } else { Durable::No };
+            let file = disk.file((extent.partition, extent.segment, durable)).await;
+            file.write(buffer, extent.position).await;
+            if sync {
+                file.sync_if_buffered().await;
+            }
+            disk.counters.write_took(Now::read().boot_us - begun.boot_us);
+            disk.counters.count(|c| {
+                c.log_writes += 1;
+                c.log_write_bytes += extent.len;
+            });
+            disk.inbox.push(Input::WriteDone { partition: extent.partition, write });
+        });
+    }
+
+    /// Reads from the log; answered by `ReadDone`.
+    pub(super) fn read(self: &Rc<Self>, extent: Extent, read: u64) {
+        assert!(extent.is_aligned(), "{extent:?}");
+        let disk = self.clone();
+        run(async move {
+            let file = disk.file((extent.partition, extent.segment, Durable::No)).await;
+            let data = file.read(extent.position, extent.len as usize).await;
+            disk.counters.count(|c| {
+                c.log_reads += 1;
+                c.log_read_bytes += data.len() as u64;
+            });
+            disk.inbox.push(Input::ReadDone { partition: extent.partition, read, data });
+        });
+    }
+
+    /// Writes zeros from `from` to `to`, durably; answered by `Filled`.
+    pub(super) fn fill(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        segment: Index,
+        from: u64,
+        to: u64,
+    ) {
+        assert!(
+            from <= to && from.is_multiple_of(BLOCK) && to.is_multiple_of(BLOCK),
+            "{from}..{to}"
+        );
+        let disk = self.clone();
+        run(async move {
+            let file = disk.file((partition, segment, Durable::No)).await;
+            let mut at = from;
+            while at < to {
+                let len = FILL_BYTES.min(to - at);
+                disk.write_zeros(&file, at, len).await;
+                at += len;
+            }
+            file.sync().await;
+            disk.counters.count(|c| c.log_fill_bytes += to - from);
+            disk.inbox.push(Input::Filled { partition, segment, end: to });
+        });
+    }
+
+    /// Makes a segment durable; answered by `Synced`.
+    pub(super) fn sync(self: &Rc<Self>, partition: PartitionId, segment: Index) {
+        let disk = self.clone();
+        run(async move {
+            disk.file((partition, segment, Durable::No)).await.sync().await;
+            disk.counters.count(|c| c.log_syncs += 1);
+            disk.inbox.push(Input::Synced { partition, segment });
+        });
+    }
+
+    /// Does this after all such operations of the partition before it.
+    pub(super) fn in_order(self: &Rc<Self>, partition: PartitionId, op: FileOp) {
+        let queue = self.queues.borrow().get(&partition).expect("a mounted partition").clone();
+        queue.ops.borrow_mut().push_back(op);
+        if queue.busy.replace(true) {
+            return;
+        }
+        let disk = self.clone();
+        run(async move {
+            loop {
+                let Some(op) = queue.ops.borrow_mut().pop_front() else { break };
+                match op {
+                    FileOp::Create(segment) => disk.create(partition, segment).await,
+                    FileOp::Remove(segment) => disk.remove(partition, segment).await,
+                    FileOp::Save(state) => disk.save(partition, &queue, state).await,
+                }
+            }
+            queue.busy.set(false);
+        });
+    }
+
+    async fn create(&self, partition: PartitionId, segment: Index) {
+        let path = segment_path(&self.data, partition, segment);
+        let file = File::open(&path, self.direct, Durable::No, true).await;
+        // An empty file may be left of a crash; one with data is never taken for a new one.
+        assert_eq!(file.len().await, 0, "{} holds data already", path.display());
+        self.keep((partition, segment, Durable::No), Rc::new(file));
+        self.sync_directory(partition).await;
+        self.inbox.push(Input::SegmentCreated { partition, segment });
+    }
+
+    async fn remove(&self, partition: PartitionId, segment: Index) {
+        let path = segment_path(&self.data, partition, segment);
+        for durable in [Durable::No, Durable::Yes] {
+            self.files.borrow_mut().remove(&(partition, segment, durable));
+        }
+        check("remove", &path, glommio::io::remove(&path).await);
+        self.sync_directory(partition).await;
+    }
+
+    async fn save(&self, partition: PartitionId, queue: &Queue, state: HardState) {
+        let number = queue.slot.get() + 1;
+        let mut buffer = Buffer::zeroed(self.direct, BLOCK);
+        encode_slot(buffer.bytes(), partition, number, state);
+        let path = partition_path(&self.data, partition).join(STATE_FILE);
+        let file = File::open(&path, self.direct, Durable::Yes, false).await;
+        file.write(buffer, number % 2 * BLOCK).await;
+        file.sync_if_buffered().await;
+        file.close().await;
+        queue.slot.set(number);
+        self.inbox.push(Input::HardStateSaved { partition });
+    }
+
+    async fn sync_directory(&self, partition: PartitionId) {
+        let path = partition_path(&self.data, partition);
+        let directory = check("open", &path, Directory::open(&path).await);
+        check("sync", &path, directory.sync().await);
+        check("close", &path, directory.close().await);
+    }
+
+    async fn write_zeros(&self, file: &File, at: u64, len: u64) {
+        let File::Direct(direct, path) = file else {
+            return file.write(Buffer::zeroed(false, len), at).await;
+        };
+        if len != FILL_BYTES {
+            return file.write(Buffer::zeroed(true, len), at).await;
+        }
+        let zeros = self.zeros.borrow_mut().get_or_insert_with(zeros).clone();
+        let written = check("fill", path, direct.write_rc_at(zeros, at).await);
+        whole("fill", path, written as u64, len);
+    }
+
+    /// The open file of a segment, opened now if need be.
+    async fn file(&self, key: FileKey) -> Rc<File> {
+        if let Some(file) = self.files.borrow().get(&key) {
+            return file.clone();
+        }
+        let path = segment_path(&self.data, key.0, key.1);
+        let file = Rc::new(File::open(&path, self.direct, key.2, false).await);
+        self.keep(key, file.clone());
+        file
+    }
+
+    fn keep(&self, key: FileKey, file: Rc<File>) {
+        let mut files = self.files.borrow_mut();
+        if files.len() >= OPEN_FILES {
+            files.retain(|_, file| Rc::strong_count(file) > 1);
+        }
+        files.insert(key, file);
+    }
+}
+
+impl Extent {
+    fn is_aligned(self) -> bool {
+        self.position.is_multiple_of(BLOCK) && self.len.is_multiple_of(BLOCK) && self.len > 0
+    }
+}
+
+/// A buffer of the kind its file wants.
+enum Buffer {
+    Direct(DmaBuffer),
+    Buffered(Vec<u8>),
+}
+
+impl Buffer {
+    fn zeroed(direct: bool, len: u64) -> Self {
+        if !direct {
+            return Self::Buffered(vec![0; len as usize]);
+        }
+        let mut buffer = glommio::allocate_dma_buffer(len as usize);
+        buffer.as_bytes_mut().fill(0);
+        Self::Direct(buffer)
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Self::Direct(buffer) => buffer.as_bytes_mut(),
+            Self::Buffered(buffer) => buffer,
+        }
+    }
+}
+
+fn zeros() -> Rc<DmaBuffer> {
+    let mut zeros = glommio::allocate_dma_buffer_global(FILL_BYTES as usize);
+    zeros.as_bytes_mut().fill(0);
+    Rc::new(zeros)
+}
+
+/// An open file and its name for errors. Its operations stop the process where they fail.
+enum File {
+    Direct(DmaFile, PathBuf),
+    Buffered(BufferedFile, PathBuf),
+}
+
+impl File {
+    async fn open(path: &Path, direct: bool, durable: Durable, create: bool) -> Self {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).mode(0o600);
+        if direct && durable == Durable::Yes {
+            options.custom_flags(OFlags::DSYNC.bits() as i32);
+        }
+        let name = path.to_owned();
+        if direct {
+            Self::Direct(check("open", path, options.dma_open(path).await), name)
+        } else {
+            Self::Buffered(check("open", path, options.buffered_open(path).await), name)
+        }
+    }
+
+    async fn write(&self, buffer: Buffer, position: u64) {
+        let (path, len, written) = match (self, buffer) {
+            (Self::Direct(file, path), Buffer::Direct(buffer)) => {
+                (path, buffer.len(), file.write_at(buffer, position).await)
+            }
+            (Self::Buffered(file, path), Buffer::Buffered(buffer)) => {
+                (path, buffer.len(), file.write_at(buffer, position).await)
+            }
+            _ => unreachable!("all files of a data directory are of one kind"),
+        };
+        whole("write", path, check("write", path, written) as u64, len as u64);
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file.
+    async fn read(&self, position: u64, len: usize) -> Bytes {
+        let mut data = BytesMut::new();
+        while data.len() < len {
+            let (at, left) = (position + data.len() as u64, len - data.len());
+            let piece = match self {
+                Self::Direct(file, path) => {
+                    check("read", path, file.read_at_aligned(at, left).await)
+                }
+                Self::Buffered(file, path) => check("read", path, file.read_at(at, left).await),
+            };
+            if piece.len() == len {
+                return Bytes::copy_from_slice(&piece);
+            }
+            data.extend_from_slice(&piece);
+            // A piece that ends within a block ends at the end of the file.
+            if piece.is_empty() || piece.len() % BLOCK as usize != 0 {
+                break;
+            }
+        }
+        data.freeze()
+    }
+
+    async fn sync(&self) {
+        match self {
+            Self::Direct(file, path) => check("sync", path, file.fdatasync().await),
+            Self::Buffered(file, path) => check("sync", path, file.fdatasync().await),
+        }
+    }
+
+    /// Direct files are opened so that a write is a sync.
+    async fn sync_if_buffered(&self) {
+        if let Self::Buffered(..) = self {
+            self.sync().await;
+        }
+    }
+
+    async fn len(&self) -> u64 {
+        match self {
+            Self::Direct(file, path) => check("measure", path, file.file_size().await),
+            Self::Buffered(file, path) => check("measure", path, file.file_size().await),
+        }
+    }
+
+    async fn close(self) {
+        match self {
+            Self::Direct(file, path) => check("close", &path, file.close().await),
+            Self::Buffered(file, path) => check("close", &path, file.close().await),
+        }
+    }
+}
+
+fn run(task: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(task).detach();
+}
+
+fn check<T, E: Display>(doing: &str, path: &Path, result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| fatal(doing, path, &error.to_string()))
+}
+
+fn whole(doing: &str, path: &Path, done: u64, wanted: u64) {
+    if done != wanted {
+        fatal(doing, path, &format!("only {done} of {wanted} bytes were written"));
+    }
+}
+
+/// Stops the process: what the disk holds is not known any more, and only a new start finds out.
+fn fatal(doing: &str, path: &Path, error: &str) -> ! {
+    let path = path.display();
+    tracing::error!(%path, error, "cannot {doing} the log: stopping");
+    eprintln!(
+        "chronosdb: cannot {doing} {path}: {error}; stopping, for nothing is known to be durable any more"
+    );
+    std::process::abort()
+}

@@ -1,0 +1,206 @@
+//! What a partition's directory holds, found before the shard starts.
+//!
+//! ```text
+//! p-00000/00000000000000000001.seg   a segment of the log, named by the index of its first entry
+//! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
+//! ```
+//! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
+//! crc u32` in little endian, zeros behind. The slots are written in turn, so a torn write leaves
+//! the state before it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::directory::{DirectoryError, create_private, io_error, partition_path, sync_directory};
+use crate::base::ids::{Index, PartitionId, Term};
+use crate::base::size::BLOCK;
+use crate::engine::{HardState, SegmentFile};
+
+/// Name of the slot file in a partition's directory.
+pub(super) const STATE_FILE: &str = "replica.state";
+const MAGIC: u64 = 0x6574_6174_536e_7268;
+const VERSION: u32 = 1;
+/// Bytes of a slot that its checksum covers.
+const COVERED: usize = 56;
+
+/// A partition as the disk has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    pub(super) partition: PartitionId,
+    /// Sorted by first index.
+    pub(super) segments: Vec<SegmentFile>,
+    pub(super) hard_state: Option<HardState>,
+    /// Number of the slot written last, 0 for none.
+    pub(super) slot: u64,
+}
+
+/// The file of a segment.
+pub(super) fn segment_path(data: &Path, partition: PartitionId, segment: Index) -> PathBuf {
+    partition_path(data, partition).join(format!("{:020}.seg", segment.0))
+}
+
+/// Makes the partition's directory and slot file if they are not there, and lists what is.
+pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, DirectoryError> {
+    let path = partition_path(data, partition);
+    create_private(&path)?;
+    let state = path.join(STATE_FILE);
+    if !state.exists() {
+        create_state(&state)?;
+        sync_directory(&path)?;
+    }
+    let mut slots = Vec::new();
+    fs::File::open(&state)
+        .and_then(|mut file| file.read_to_end(&mut slots))
+        .map_err(io_error("read", &state))?;
+    let newest = slots
+        .chunks(BLOCK as usize)
+        .filter_map(|slot| decode_slot(slot, partition))
+        .max_by_key(|(number, _)| *number);
+    Ok(Mounted {
+        partition,
+        segments: segments(&path).map_err(io_error("list the directory", &path))?,
+        hard_state: newest.map(|(_, state)| state),
+        slot: newest.map_or(0, |(number, _)| number),
+    })
+}
+
+fn create_state(path: &Path) -> Result<(), DirectoryError> {
+    let made = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut f| f.write_all(&[0; 2 * BLOCK as usize]).and_then(|()| f.sync_all()));
+    made.map_err(io_error("create", path))
+}
+
+fn segments(path: &Path) -> io::Result<Vec<SegmentFile>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(first) = name.to_str().and_then(segment_name) else { continue };
+        found.push(SegmentFile { first, len: entry.metadata()?.len() });
+    }
+    found.sort_by_key(|file| file.first);
+    Ok(found)
+}
+
+/// The first index that a file name tells; `None` for other files.
+fn segment_name(name: &str) -> Option<Index> {
+    let digits = name.strip_suffix(".seg")?;
+    let right = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| right).map(Index)
+}
+
+/// Writes a state into a zeroed slot of 4 KiB.
+pub(super) fn encode_slot(slot: &mut [u8], partition: PartitionId, number: u64, state: HardState) {
+    assert_eq!(slot.len() as u64, BLOCK, "a slot is one block");
+    assert!(number > 0, "slots are numbered from 1");
+    slot[0..8].copy_from_slice(&MAGIC.to_le_bytes());
+    slot[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    slot[12..16].copy_from_slice(&u32::from(partition.0).to_le_bytes());
+    slot[16..24].copy_from_slice(&number.to_le_bytes());
+    slot[24..32].copy_from_slice(&state.term.0.to_le_bytes());
+    slot[32..40].copy_from_slice(&state.vote.to_le_bytes());
+    slot[40..48].copy_from_slice(&state.commit.0.to_le_bytes());
+    slot[48..COVERED].copy_from_slice(&state.cut_from.0.to_le_bytes());
+    let crc = crc32fast::hash(&slot[..COVERED]);
+    slot[COVERED..COVERED + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The number and state of a slot, if it is whole and this partition's.
+fn decode_slot(slot: &[u8], partition: PartitionId) -> Option<(u64, HardState)> {
+    let covered = slot.get(..COVERED)?;
+    let u64_at = |at: usize| u64::from_le_bytes(covered[at..at + 8].try_into().expect("8 bytes"));
+    let crc = u32::from_le_bytes(slot.get(COVERED..COVERED + 4)?.try_into().expect("4 bytes"));
+    let head = u64::from(VERSION) | u64::from(partition.0) << 32;
+    if u64_at(0) != MAGIC || u64_at(8) != head || crc32fast::hash(covered) != crc {
+        return None;
+    }
+    let state = HardState {
+        term: Term(u64_at(24)),
+        vote: u64_at(32),
+        commit: Index(u64_at(40)),
+        cut_from: Index(u64_at(48)),
+    };
+    Some((u64_at(16), state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITION: PartitionId = PartitionId(3);
+
+    fn place() -> tempfile::TempDir {
+        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        tempfile::tempdir_in(target).expect("a directory")
+    }
+
+    fn slot(number: u64, term: u64) -> Vec<u8> {
+        let mut slot = vec![0; BLOCK as usize];
+        let state =
+            HardState { term: Term(term), vote: 9, commit: Index(term * 10), cut_from: Index(0) };
+        encode_slot(&mut slot, PARTITION, number, state);
+        slot
+    }
+
+    #[test]
+    fn a_new_partition_is_empty() {
+        let place = place();
+        let found = mount(place.path(), PARTITION).expect("mounted");
+        assert_eq!(
+            found,
+            Mounted { partition: PARTITION, segments: vec![], hard_state: None, slot: 0 }
+        );
+    }
+
+    #[test]
+    fn segments_are_sorted_and_strangers_ignored() {
+        let place = place();
+        mount(place.path(), PARTITION).expect("mounted");
+        let directory = partition_path(place.path(), PARTITION);
+        for (first, len) in [(900, 8192), (1, 4096)] {
+            let path = segment_path(place.path(), PARTITION, Index(first));
+            fs::write(path, vec![0; len]).expect("written");
+        }
+        for stranger in ["x.seg", "1.seg", "0000000000000000000a.seg", "00000000000000000001.seg~"]
+        {
+            fs::write(directory.join(stranger), "x").expect("written");
+        }
+        let found = mount(place.path(), PARTITION).expect("mounted").segments;
+        let expected = [(1, 4096), (900, 8192)];
+        assert_eq!(found, expected.map(|(first, len)| SegmentFile { first: Index(first), len }));
+    }
+
+    #[test]
+    fn the_newest_valid_slot_counts() {
+        let place = place();
+        let state = partition_path(place.path(), PARTITION).join(STATE_FILE);
+        mount(place.path(), PARTITION).expect("mounted");
+        fs::write(&state, [slot(8, 5), slot(7, 4)].concat()).expect("written");
+        let found = mount(place.path(), PARTITION).expect("mounted");
+        assert_eq!((found.slot, found.hard_state.expect("a state").term), (8, Term(5)));
+
+        // The newer one torn: the state before it.
+        let mut torn = slot(8, 5);
+        torn[30] ^= 1;
+        fs::write(&state, [torn.clone(), slot(7, 4)].concat()).expect("written");
+        let found = mount(place.path(), PARTITION).expect("mounted");
+        assert_eq!((found.slot, found.hard_state.expect("a state").commit), (7, Index(40)));
+
+        fs::write(&state, [torn.clone(), torn].concat()).expect("written");
+        assert_eq!(mount(place.path(), PARTITION).expect("mounted").hard_state, None);
+    }
+
+    #[test]
+    fn a_slot_of_another_partition_is_no_state() {
+        assert_eq!(decode_slot(&slot(1, 1), PartitionId(4)), None);
+        assert_eq!(decode_slot(&slot(1, 1)[..40], PARTITION), None);
+        assert!(decode_slot(&slot(1, 1), PARTITION).is_some());
+    }
+}
