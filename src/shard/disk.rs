@@ -429,3 +429,7 @@ fn fatal(doing: &str, path: &Path, error: &str) -> ! {
     );
     std::process::abort()
 }
+
+#[cfg(test)]
+#[path = "disk_test.rs"]
+mod disk_test;

@@ -22,6 +22,7 @@ use bytes::BytesMut;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::clock::breathe;
 use super::gate::StreamMessage;
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
@@ -41,6 +42,9 @@ use crate::wire::{reply, request};
 /// How long bytes wait for a wall clock that was stepped back; then the connection is closed, and
 /// its deliveries come again when they are due, ms.
 const CLOCK_HOLD_MS: u64 = 1_000;
+
+/// Bytes that a reader takes in one go; then others have their turn.
+const BREATH_BYTES: usize = 1 << 20;
 
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,7 @@ impl Connection {
     async fn read(self: Rc<Self>) {
         let mut received = BytesMut::new();
         let mut permit = None;
+        let mut since_breath = 0;
         let fault = loop {
             match self.take_frames(&mut received, &mut permit).await {
                 Ok(true) => {}
@@ -123,7 +128,11 @@ impl Connection {
             }
             match poll_fn(|cx| self.poll_receive(cx, Some(&mut received))).await {
                 Ok(0) | Err(_) => break None,
-                Ok(_) => glommio::executor().yield_if_needed().await,
+                Ok(count) => since_breath += count,
+            }
+            if since_breath >= BREATH_BYTES {
+                since_breath = 0;
+                breathe().await;
             }
         };
         if let Some(error) = fault {
