@@ -25,7 +25,7 @@ use crate::base::time::Now;
 
 const MAGIC: u32 = 0xC0FF_EE01;
 const SEGMENT: Index = Index(1);
-const FILLED: u64 = 64 << 20;
+const FILLED: u64 = 16 << 20;
 
 /// Who waits for a publish slice.
 #[derive(Clone, Copy)]

@@ -395,7 +395,10 @@ async fn shard(seed: Seed) {
     let reached = move |milestone| {
         let _nobody = progress.send(Progress::Reached(milestone));
     };
+    let route = world.route.clone();
     Pump::new(shard, engine, world, reached).run(seed.partitions).await;
+    // Sessions and the route know each other: apart, their sockets close.
+    route.connections().iter().for_each(|connection| connection.close());
 }
 
 /// Serves the desk and does what the boot orders.

@@ -496,3 +496,7 @@ impl State {
 fn protocol(text: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Protocol, text)
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod session_test;
