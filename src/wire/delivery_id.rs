@@ -72,13 +72,16 @@ impl DeliveryIds {
     fn put_number(&mut self, at: usize, mut number: u64) -> usize {
         let mut digits = [0; NUMBER_BYTES];
         let mut first = digits.len();
-        loop {
+        while number >= 10 {
+            // Two digits a division, which is what takes the time.
+            first -= 2;
+            let pair = (number % 100) as u8;
+            digits[first..first + 2].copy_from_slice(&[b'0' + pair / 10, b'0' + pair % 10]);
+            number /= 100;
+        }
+        if number > 0 || first == digits.len() {
             first -= 1;
-            digits[first] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
-            }
+            digits[first] = b'0' + number as u8;
         }
         let end = at + digits.len() - first;
         self.bytes[at..end].copy_from_slice(&digits[first..]);
@@ -94,16 +97,19 @@ pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> 
         return None;
     }
     let (group, rest) = id.split_once(':')?;
-    let (partition, rest) = rest.split_once(':')?;
-    let mut numbers = rest.split('-').map(number);
-    let mut next = || numbers.next().flatten();
-    let (term, due, offset, attempt, group_no) = (next()?, next()?, next()?, next()?, next()?);
-    if numbers.next().is_some() || attempt == 0 {
+    let mut rest = rest.as_bytes();
+    let partition = take_number(&mut rest, Some(b':'))?;
+    let term = take_number(&mut rest, Some(b'-'))?;
+    let due = take_number(&mut rest, Some(b'-'))?;
+    let offset = take_number(&mut rest, Some(b'-'))?;
+    let attempt = take_number(&mut rest, Some(b'-'))?;
+    let group_no = take_number(&mut rest, None)?;
+    if attempt == 0 {
         return None;
     }
     Some(DeliveryId {
         group: shared_name(group, last_group)?,
-        partition: PartitionId(u16::try_from(number(partition)?).ok()?),
+        partition: PartitionId(u16::try_from(partition).ok()?),
         group_no: GroupNo(u32::try_from(group_no).ok()?),
         term: Term(term),
         position: Position::new(due, Offset(offset)),
@@ -111,13 +117,26 @@ pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> 
     })
 }
 
-/// A decimal number without sign or leading zeros: each id has one spelling.
-fn number(text: &str) -> Option<u64> {
-    let canonical = text == "0" || !text.starts_with('0');
-    if !canonical || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+/// Takes a decimal number and the byte behind it (`None`: the end) off the front. A sign or leading
+/// zeros are refused: each id has one spelling.
+fn take_number(rest: &mut &[u8], separator: Option<u8>) -> Option<u64> {
+    let mut value: u64 = 0;
+    let mut digits = 0;
+    for byte in *rest {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+        digits += 1;
+    }
+    let (number, behind) = rest.split_at(digits);
+    let canonical = number.len() == 1 || number.first().is_some_and(|first| *first != b'0');
+    if !canonical || behind.first().copied() != separator {
         return None;
     }
-    text.parse().ok()
+    *rest = behind.get(1..).unwrap_or_default();
+    Some(value)
 }
 
 fn shared_name(encoded: &str, last_group: &mut Option<Arc<str>>) -> Option<Arc<str>> {

@@ -57,7 +57,7 @@ impl Scan {
     fn batch(&mut self, message: &[u8]) -> Result<(), ApiError> {
         let mut reader = Reader::new(message);
         while let Some(key) = reader.key()? {
-            match key.number {
+            match key.number() {
                 EVENT => {
                     let span = reader.span(key)?;
                     if self.events.len() == limits::BATCH_EVENTS {
@@ -85,7 +85,7 @@ impl Scan {
         // A message field that comes again is merged into the one before.
         let mut event = EventScan::default();
         while let Some(key) = reader.key()? {
-            match key.number {
+            match key.number() {
                 EVENT => {
                     let span = reader.span(key)?;
                     event.read(message, reader.nested(span))?;
@@ -98,6 +98,7 @@ impl Scan {
         Ok(())
     }
 
+    #[inline]
     fn push(&mut self, message: &[u8], mut event: EventScan) {
         event.span.fault = event.judge(message, self.wall_ms);
         if event.scattered && event.span.fault.is_none() {
@@ -120,13 +121,14 @@ struct EventScan {
 }
 
 impl EventScan {
+    #[inline]
     fn read(&mut self, message: &[u8], mut reader: Reader<'_>) -> Result<(), Malformed> {
         loop {
             let start = reader.at();
             let Some(key) = reader.key()? else {
                 return Ok(());
             };
-            match key.number {
+            match key.number() {
                 1 => self.span.message_id = reader.text(key)?,
                 2 => self.schedule_ts = reader.varint(key)? as i64,
                 3 => self.span.payload = reader.span(key)?,
@@ -155,7 +157,7 @@ impl EventScan {
         let mut entry = reader.nested(span);
         let (mut name, mut value) = (Span::default(), Span::default());
         while let Some(key) = entry.key()? {
-            match key.number {
+            match key.number() {
                 1 => name = entry.text(key)?,
                 2 => value = entry.text(key)?,
                 _ => entry.skip(key)?,
@@ -245,7 +247,7 @@ fn gather(publish: &mut PublishMessage, scattered: &[u32]) -> Result<(), Malform
     let mut place = 0;
     let mut reader = Reader::new(&message);
     while let Some(key) = reader.key()? {
-        if key.number != EVENT {
+        if key.number() != EVENT {
             reader.skip(key)?;
             continue;
         }
@@ -276,7 +278,7 @@ fn copy_meta(message: &[u8], mut event: Reader<'_>, out: &mut BytesMut) -> Resul
             return Ok(());
         };
         event.skip(key)?;
-        if key.number == META {
+        if key.number() == META {
             out.extend_from_slice(&message[start..event.at()]);
         }
     }

@@ -1,8 +1,8 @@
 //! Answers, deliveries and replayed events as protobuf, and in native frames.
 //!
 //! What is sent per event is encoded by hand: a payload is copied once, from the log's bytes into
-//! the socket's buffer, and `meta` goes out as it came in. The rest goes by prost. `encode_…` writes
-//! a bare message (gRPC sends that), `put_…` writes native frames. Tests decode all of it again.
+//! the socket's buffer, and `meta` goes out as it came in. The rest goes by prost. `encode_*`
+//! writes a bare message (gRPC sends that), `put_*` writes native frames. Tests decode all of it.
 //!
 //! What is encoded comes from the engine and is bounded there; no frame exceeds its limit.
 

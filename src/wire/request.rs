@@ -30,8 +30,8 @@ pub struct Bounds {
 /// Decodes the body of a native request frame. `wall_ms` is the server's clock (Unix ms), for the
 /// horizon of `schedule_ts`.
 ///
-/// `Hello` and `Ping` are the session's own business, and kinds that a server sends are no requests:
-/// they fail with `Protocol`.
+/// `Hello` and `Ping` are the session's own business, and kinds that a server sends are no
+/// requests: they fail with `Protocol`.
 pub fn decode(
     kind: FrameKind,
     body: Bytes,
@@ -214,7 +214,7 @@ pub fn scan_acks(body: &[u8]) -> Result<Vec<AckSpec>, ApiError> {
     let mut group = None;
     let mut reader = Reader::new(body);
     while let Some(key) = reader.key()? {
-        if key.number != 1 {
+        if key.number() != 1 {
             reader.skip(key)?;
             continue;
         }
@@ -253,7 +253,7 @@ impl<'a> AckFields<'a> {
     fn read(mut reader: Reader<'a>) -> Result<Self, Malformed> {
         let mut fields = Self::default();
         while let Some(key) = reader.key()? {
-            match key.number {
+            match key.number() {
                 2 => fields.delivery_id = reader.str(key)?,
                 3 => fields.success = reader.varint(key)? != 0,
                 4 => fields.error = reader.str(key)?,

@@ -61,12 +61,12 @@ fn schema_hash(protos: &Path) -> std::io::Result<u64> {
 
 fn module(hash: u64) -> String {
     format!(
-        "//! Made by tools/protogen from `proto/*.proto`; remake with `scripts/gen.sh`, never edit.\n\
+        "//! Made by tools/protogen from `proto/*.proto`; remake with `scripts/gen.sh`.\n\
          \n\
          #![allow(missing_docs, clippy::all, clippy::pedantic)]\n\
          \n\
-         /// FNV-1a, 64 bit, over admin.proto, events.proto and native.proto, one behind the other:\n\
-         /// the schemas that this code was made from. A test compares it with the files.\n\
+         /// The schemas that this code was made from: FNV-1a, 64 bit, over admin.proto,\n\
+         /// events.proto and native.proto, one behind the other. A test compares.\n\
          pub const SCHEMA_HASH: u64 = 0x{hash:016x};\n\
          \n\
          /// The encoded `FileDescriptorSet` of all schemas, for gRPC reflection.\n\
