@@ -4,6 +4,7 @@ use glommio::LocalExecutorBuilder;
 
 use super::*;
 use crate::base::ids::Term;
+use crate::shard::clock::breathe;
 use crate::shard::mount::mount;
 
 const PARTITION: PartitionId = PartitionId(1);
@@ -15,7 +16,7 @@ async fn next(inbox: &Inbox) -> Input {
         if let Some(input) = inbox.take() {
             return input;
         }
-        glommio::executor().yield_now().await;
+        breathe().await;
     }
 }
 

@@ -152,6 +152,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::clock::breathe;
     use glommio::LocalExecutorBuilder;
 
     /// Numbers a message so that its order can be checked.
@@ -176,7 +177,7 @@ mod tests {
                 mesh.flush();
             }
             while !mesh.is_flushed() {
-                glommio::executor().yield_now().await;
+                breathe().await;
             }
         });
         let receiving = LocalExecutorBuilder::default().spawn(|| async move {
@@ -189,7 +190,7 @@ mod tests {
                         next += 1;
                     }
                     Some(other) => panic!("{other:?}"),
-                    None => glommio::executor().yield_now().await,
+                    None => breathe().await,
                 }
             }
         });
