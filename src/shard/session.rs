@@ -7,7 +7,7 @@
 //! with one write per turn; only when the socket takes no more does the writer task carry on.
 //!
 //! A fault of the peer closes this connection and nothing else. The clock's part in "never early"
-//! is [`Outgoing::guard`].
+//! is [`Outgoing::leave`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use super::gate::StreamMessage;
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Shared};
-use super::outgoing::{Outgoing, Sent};
+use super::outgoing::{Leave, Outgoing, Sent};
 use super::patience::{Overdue, Patience};
 use crate::base::api::Reply;
 use crate::base::error::{ApiError, ErrorCode};
@@ -38,10 +38,6 @@ use crate::engine::Input;
 use crate::wire::frame::{self, Frame, FrameDecoder};
 use crate::wire::kind::FrameKind;
 use crate::wire::{reply, request};
-
-/// How long bytes wait for a wall clock that was stepped back; then the connection is closed, and
-/// its deliveries come again when they are due, ms.
-const CLOCK_HOLD_MS: u64 = 1_000;
 
 /// Bytes that a reader takes in one go; then others have their turn.
 const BREATH_BYTES: usize = 1 << 20;
@@ -347,17 +343,14 @@ impl Connection {
             if state.closed || state.out.is_empty() {
                 return Poll::Ready(Flushed::Done);
             }
-            let guard = state.out.guard();
-            if guard > 0 {
-                let early_ms = guard.saturating_sub(wall_ms());
-                if early_ms > CLOCK_HOLD_MS {
+            match state.out.leave(wall_ms) {
+                Leave::Now => {}
+                Leave::From(until) => return Poll::Ready(Flushed::Held(until)),
+                Leave::Never => {
                     drop(state);
-                    tracing::warn!(session = %self.id, early_ms, "the clock was stepped back");
+                    tracing::warn!(session = %self.id, "the clock was stepped back: closing");
                     self.close();
                     return Poll::Ready(Flushed::Done);
-                }
-                if early_ms > 0 {
-                    return Poll::Ready(Flushed::Held(guard));
                 }
             }
             let written =
