@@ -473,9 +473,7 @@ async fn wait_for_space(path: &Path) {
 fn fatal(doing: &str, path: &Path, error: &str) -> ! {
     let path = path.display();
     tracing::error!(%path, error, "cannot {doing} the log: stopping");
-    eprintln!(
-        "chronosdb: cannot {doing} {path}: {error}; stopping, for nothing is known to be durable any more"
-    );
+    eprintln!("chronosdb: cannot {doing} {path}: {error}; stopping, for its state is not known");
     std::process::abort()
 }
 

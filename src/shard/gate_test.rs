@@ -91,9 +91,8 @@ fn dropping_a_stream_closes_its_session() {
     drop(stream);
     place.turn();
     assert!(!place.desk.is_open(from.session));
-    assert!(
-        matches!(place.inbox.take(), Some(Input::SessionClosed { session }) if session == from.session)
-    );
+    let told = place.inbox.take();
+    assert!(matches!(told, Some(Input::SessionClosed { session }) if session == from.session));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The channels between all pairs of shards of the node.
 //!
 //! What the engine has for another shard is gathered during a turn and sent as one batch at its
-//! end: one wake-up per pair and turn. A full channel keeps the batch here, in order, until there is
-//! room; the pump never waits for it. How much can pile up is bounded by the engine: requests take
-//! a slot of a bounded table first, answers have reserved room.
+//! end: one wake-up per pair and turn. A full channel keeps the batch here, in order, until there
+//! is room; the pump never waits for it. How much can pile up is bounded by the engine: requests
+//! take a slot of a bounded table first, answers have reserved room.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -186,7 +186,8 @@ mod tests {
             while next < COUNT {
                 match inbox.take() {
                     Some(Input::Mesh { from: ShardId(0), message }) => {
-                        assert!(matches!(message, MeshMessage::Status { request, .. } if request == next));
+                        let MeshMessage::Status { request, .. } = message else { panic!() };
+                        assert_eq!(request, next);
                         next += 1;
                     }
                     Some(other) => panic!("{other:?}"),
