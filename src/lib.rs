@@ -5,6 +5,10 @@
 //! can be replayed. `ARCHITECTURE.md` has the bird's eye view and the code map.
 
 pub mod base;
+pub mod cli;
+pub mod client;
+pub mod control;
 pub mod engine;
+pub mod node;
 pub mod shard;
 pub mod wire;

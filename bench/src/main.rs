@@ -1,3 +1,83 @@
-//! The load generator.
+//! `chronosdb-bench`: load on a running server, measured from outside.
+//!
+//! Everything it counts was confirmed by the server: a publish is durable, an ack is durable. The
+//! load path is cheap on purpose (events are copied from a template), because the generator shares
+//! its cores with the server it measures.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod args;
+mod deliver;
+mod latency;
+mod pacer;
+mod publish;
+mod received;
+mod recorder;
+mod target;
+mod template;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Load generator of ChronosDB
+#[derive(Debug, Parser)]
+#[command(name = "chronosdb-bench", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Durable publishes as fast as they are confirmed; latencies are those of whole requests
+    #[command(after_help = publish::EXAMPLES)]
+    Publish(args::Load),
+    /// Publish -> due -> deliver -> ack, all confirmed; latencies are from due to ack confirmed,
+    /// lateness from due to received
+    #[command(after_help = deliver::EXAMPLES)]
+    Deliver(deliver::DeliverArgs),
+    /// Publishes at a fixed rate, each measured from the instant at which it was to be sent
+    #[command(after_help = latency::EXAMPLES)]
+    Latency(latency::LatencyArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let threads = match &cli.command {
+        Command::Publish(load) => load.threads,
+        Command::Deliver(args) => args.load.threads,
+        Command::Latency(args) => args.load.threads,
+    };
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.worker_threads(threads).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("chronosdb-bench: no async runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        match cli.command {
+            Command::Publish(load) => publish::run(load).await,
+            Command::Deliver(args) => deliver::run(args).await,
+            Command::Latency(args) => latency::run(args).await,
+        }
+    });
+    match done {
+        // The figures are out; errors among the requests are told by the exit code too.
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(errors) => {
+            eprintln!("chronosdb-bench: {errors} errors");
+            ExitCode::FAILURE
+        }
+        Err(why) => {
+            eprintln!("chronosdb-bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -58,6 +58,8 @@ pub struct EngineConfig {
     pub cache_bytes: u64,
     /// Events a shard keeps in its in-memory index before it refuses publishes.
     pub index_events: u64,
+    /// Commits are decided outside (`Input::Replica`) and not by the partition alone.
+    pub external_commit: bool,
 }
 
 impl Default for EngineConfig {
@@ -79,6 +81,7 @@ impl Default for EngineConfig {
             dedup_ttl_ms: 168 * 3_600_000,
             cache_bytes: 1 << 30,
             index_events: 100_000_000,
+            external_commit: false,
         }
     }
 }

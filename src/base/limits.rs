@@ -42,6 +42,17 @@ pub const RETRY_DELAY_MAX_MS: u64 = 86_400_000;
 /// Events of one replay by offset without a count.
 pub const REPLAY_COUNT_DEFAULT: u64 = 1_000;
 
+// What an operator may configure.
+
+/// Partitions of a data directory.
+pub const PARTITIONS_MAX: u16 = 4_096;
+/// Shards of a node.
+pub const SHARDS_MAX: u16 = 256;
+/// Smallest segment file, bytes: the largest entry and the state entry before it fit.
+pub const SEGMENT_BYTES_MIN: u64 = 32 * MIB as u64;
+/// Largest segment file, bytes.
+pub const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * MIB as u64;
+
 // Connections.
 
 /// Client connections of a node.
@@ -104,6 +115,8 @@ pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB
 pub const ENTRY_TARGET_BYTES: usize = MIB;
 /// Writes in flight on one partition's log.
 pub const WRITES_IN_FLIGHT: usize = 4;
+/// Bytes of applied entries that a replica keeps in memory for its followers.
+pub const REPLICA_RECENT_BYTES: usize = 4 * MIB;
 /// Parked flows (reads under way) of one partition.
 pub const PARKED_READS: usize = 64;
 /// Largest read of the log that a flow asks for at once, bytes.
@@ -128,4 +141,6 @@ const _: () = assert!(ENTRY_TARGET_BYTES <= ENTRY_BODY_BYTES);
 const _: () = assert!(ENTRY_BODY_BYTES <= OPEN_ENTRY_BYTES, "the largest batch is accepted");
 const _: () = assert!(CREDIT_MAX as usize <= GROUP_UNSETTLED, "one member can use its credit");
 const _: () = assert!(CREDIT_DEFAULT <= CREDIT_MAX);
+const _: () = assert!(ENTRY_BODY_BYTES as u64 + MIB as u64 <= SEGMENT_BYTES_MIN);
+const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
 const _: () = assert!(FILL_STEP_MIN <= FILL_STEP_MAX);

@@ -1,6 +1,6 @@
 //! Sizes of the storage: the block that direct I/O and torn writes count in.
 
-/// Unit of every direct read and write, bytes. Devices here say 512; 4 KiB is right for all of them.
+/// Unit of every direct read and write, bytes. Many devices say 512; 4 KiB is right for all.
 pub const BLOCK: u64 = 4096;
 
 /// `bytes` rounded up to whole blocks.

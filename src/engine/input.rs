@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 
+pub use super::log::segment::SegmentFile;
 use super::mesh::MeshMessage;
+pub use super::replica::HardState;
 use crate::base::api::Request;
 use crate::base::ids::{Caller, Index, PartitionId, SessionId, ShardId, SubscriptionId, Term};
 
@@ -110,27 +112,6 @@ pub enum Input {
     TurnEnd,
     /// The node is shutting down: no new request will come, what is open is finished.
     Drain,
-}
-
-/// A segment file found at mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentFile {
-    /// Index of its first entry, from its name.
-    pub first: Index,
-    /// Length of the file, bytes.
-    pub len: u64,
-}
-
-/// What a replica must not forget apart from its log (Raft's hard state). Saved before anything is
-/// proposed in a new term; a group of one votes for itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HardState {
-    /// Highest term seen.
-    pub term: Term,
-    /// Node number voted for in that term, 0 for none.
-    pub vote: u64,
-    /// A lower bound of the commit index.
-    pub commit: Index,
 }
 
 /// What the replication layer can tell a partition.

@@ -1,12 +1,274 @@
 //! The engine: a pure function of (state, now, input) to effects.
+//!
+//! ```text
+//!    sessions, gate            +--------------------------+   Reply, Deliver, Replay
+//!    disk completions  Input   |  Front   (its sessions)  |   Mesh           Effect
+//!    other shards    --------> |    | MeshMessage         | ----------------------->
+//!    time                      |  Partitions (its own)    |   Write, Read, Fill, ...
+//!                              +--------------------------+
+//! ```
+//!
+//! One engine per shard. [`Engine::step`] is the one match; it never awaits, sleeps, opens, spawns,
+//! locks or reads a clock. The glommio shard is one driver of it, the simulator in `tests/sim` the
+//! other: the same inputs give the same effects, in the same order.
+//!
+//! Rules (DESIGN section 3): a flow that needs a read parks one named struct in one bounded table
+//! ([`reads`]); the driver lends write buffers; one step handles a bounded amount.
 
+pub mod dedup;
+pub mod delivery;
 pub mod effect;
+pub mod flow;
+pub mod front;
 pub mod input;
+pub mod log;
+pub mod log_clock;
 pub mod mesh;
+pub mod partition;
+pub mod proposals;
+pub mod reads;
+pub mod replica;
+pub mod runs;
 pub mod stats;
-mod stub;
+pub mod step;
+pub mod topics;
+pub mod wheel;
+
+use std::collections::{BTreeMap, VecDeque};
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
-pub use stats::EngineStats;
-pub use stub::Engine;
+pub use partition::GroupAudit;
+pub use stats::{EngineStats, GroupStats};
+
+use crate::base::config::EngineConfig;
+use crate::base::ids::{PartitionId, ShardId};
+use crate::base::route;
+use crate::base::time::Now;
+use flow::fire::{JoinRequest, member_key};
+use flow::publish::Slice;
+use flow::replay::Page;
+pub use flow::replicate::ReplicaStatus;
+use front::Front;
+use mesh::MeshMessage;
+use partition::Partition;
+use step::Step;
+
+/// The state of one shard. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    shard: ShardId,
+    partitions: BTreeMap<PartitionId, Partition>,
+    front: Front,
+    local: VecDeque<MeshMessage>,
+    stats: EngineStats,
+    /// More is due than the last step could handle.
+    behind: bool,
+    draining: bool,
+}
+
+impl Engine {
+    /// The engine of one shard, with the partitions that are its own, none of them mounted.
+    ///
+    /// # Panics
+    /// If the configuration has no shards or partitions.
+    pub fn new(config: EngineConfig, shard: ShardId) -> Self {
+        assert!(shard.0 < config.shards, "shard {shard} of {}", config.shards);
+        let own = (0..config.partitions)
+            .map(PartitionId)
+            .filter(|partition| route::shard_of(*partition, config.shards) == shard);
+        let partitions = own.map(|id| (id, Partition::new(id, &config))).collect();
+        Self {
+            config,
+            shard,
+            partitions,
+            front: Front::default(),
+            local: VecDeque::new(),
+            stats: EngineStats::default(),
+            behind: false,
+            draining: false,
+        }
+    }
+
+    /// Takes one input; what is to be done is appended to `effects`, in order.
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
+        let Self { config, shard, partitions, front, local, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, stats };
+        let step = &mut step;
+        match input {
+            Input::Mount { partition, segments, hard_state } => {
+                own(partitions, partition).mount(step, segments, hard_state);
+            }
+            Input::Request { from, request } => front.request(step, from, request),
+            Input::Sent { subscription, bytes, batches } => {
+                front.sent(step, subscription, bytes, batches);
+            }
+            Input::SessionClosed { session } => front.session_closed(step, session),
+            Input::Mesh { from, message } => hear(front, partitions, step, from, message),
+            Input::WriteDone { partition, write } => {
+                own(partitions, partition).write_done(step, write);
+            }
+            Input::ReadDone { partition, read, data } => {
+                own(partitions, partition).read_done(step, read, data);
+            }
+            Input::Filled { partition, segment, end } => {
+                own(partitions, partition).filled(step, segment, end);
+            }
+            Input::SegmentCreated { partition, segment } => {
+                own(partitions, partition).segment_created(step, segment);
+            }
+            Input::Synced { partition, .. } => own(partitions, partition).synced(step),
+            Input::HardStateSaved { partition } => {
+                own(partitions, partition).hard_state_saved(step);
+            }
+            Input::Replica { partition, event } => {
+                own(partitions, partition).replica_event(step, event);
+            }
+            Input::Tick => {
+                let mut behind = false;
+                for partition in partitions.values_mut() {
+                    partition.periodic_sync(step);
+                    behind |= partition.advance_time(step);
+                }
+                front.pace(step);
+                self.behind = behind;
+            }
+            Input::TurnEnd => {
+                for partition in partitions.values_mut() {
+                    partition.offer_dirty(step);
+                }
+                hear_all(front, partitions, step);
+                for partition in partitions.values_mut() {
+                    partition.flush(step);
+                }
+            }
+            Input::Drain => {
+                for partition in partitions.values_mut() {
+                    partition.drain(step);
+                }
+                self.draining = true;
+            }
+        }
+        let Self { config, shard, partitions, front, local, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, stats };
+        hear_all(front, partitions, &mut step);
+    }
+
+    /// When the engine next wants an [`Input::Tick`], boot time in microseconds. `None`: only an
+    /// input can bring work.
+    pub fn next_deadline(&self, now: Now) -> Option<u64> {
+        let dirty = |partition: &Partition| !partition.is_quiet();
+        if self.behind || self.partitions.values().any(dirty) {
+            return Some(now.boot_us);
+        }
+        let own = self.partitions.values().filter_map(|partition| partition.next_deadline(now));
+        let pace = self.front.next_pace_ms().map(|ms| ms * 1_000);
+        own.chain(pace).min()
+    }
+
+    /// Whether one more [`Input::Request`] may be given.
+    pub fn has_room(&self) -> bool {
+        self.front.has_room() && !self.draining
+    }
+
+    /// Fills the buffer lent for a planned write. Called once, while its effect is run.
+    pub fn fill_write(&mut self, partition: PartitionId, write: u64, buffer: &mut [u8]) {
+        own(&mut self.partitions, partition).fill_write(write, buffer);
+    }
+
+    /// Whether everything that was asked for is answered and on the disk.
+    pub fn is_drained(&self) -> bool {
+        let idle = |partition: &Partition| partition.is_idle();
+        self.front.open_requests() == 0 && self.partitions.values().all(idle)
+    }
+
+    /// Counters, with the gauges of now.
+    pub fn stats(&mut self) -> &EngineStats {
+        let Self { partitions, front, stats, .. } = self;
+        stats.open_requests = front.open_requests() as u64;
+        stats.subscriptions = front.open_streams() as u64;
+        (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
+        stats.high_watermarks.clear();
+        stats.groups.clear();
+        for partition in partitions.values() {
+            partition.gauge(self.shard, stats);
+        }
+        stats
+    }
+
+    /// The accounts of every group of a partition, by walking all of its events. For checks.
+    ///
+    /// # Panics
+    /// If the partition is not this shard's.
+    pub fn audit(&self, partition: PartitionId) -> Vec<GroupAudit> {
+        self.partitions[&partition].audit()
+    }
+
+    /// Where a partition's replica stands, for the layer that replicates it; `None` while its log
+    /// is opened.
+    ///
+    /// # Panics
+    /// If the partition is not this shard's.
+    pub fn replica_status(&self, partition: PartitionId) -> Option<ReplicaStatus> {
+        self.partitions[&partition].replica_status()
+    }
+}
+
+fn own(partitions: &mut BTreeMap<PartitionId, Partition>, id: PartitionId) -> &mut Partition {
+    partitions.get_mut(&id).unwrap_or_else(|| panic!("partition {id} is another shard's"))
+}
+
+/// Handles what shards of this engine told themselves, until nothing is left.
+fn hear_all(
+    front: &mut Front,
+    partitions: &mut BTreeMap<PartitionId, Partition>,
+    step: &mut Step<'_>,
+) {
+    while let Some(message) = step.local.pop_front() {
+        let own_shard = step.shard;
+        hear(front, partitions, step, own_shard, message);
+    }
+}
+
+fn hear(
+    front: &mut Front,
+    partitions: &mut BTreeMap<PartitionId, Partition>,
+    step: &mut Step<'_>,
+    from: ShardId,
+    message: MeshMessage,
+) {
+    use MeshMessage as M;
+    match message {
+        M::Publish { request, partition, bytes, events, allow_duplicate } => {
+            let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
+            own(partitions, partition).publish(step, slice);
+        }
+        M::Ack { request, partition, acks } => {
+            own(partitions, partition).ack(step, from, request, acks);
+        }
+        M::Join { subscription, partition, group, topic, member, filter } => {
+            let key = member_key(from, subscription);
+            let join = JoinRequest { key, group, topic, member, filter };
+            own(partitions, partition).join(step, join);
+        }
+        M::Leave { subscription, partition } => {
+            own(partitions, partition).leave(step, member_key(from, subscription));
+        }
+        M::Grant { subscription, partition, events, bytes } => {
+            let key = member_key(from, subscription);
+            own(partitions, partition).grant(step, key, events, bytes);
+        }
+        M::Replay { subscription, partition, topic, range, from: cursor, events } => {
+            let page = Page { shard: from, subscription, topic, range, from: cursor, events };
+            own(partitions, partition).replay_page(step, page);
+        }
+        M::Status { request, partition } => {
+            let wanted = |p: &&Partition| partition.is_none_or(|id| id == p.id());
+            let states = partitions.values().filter(wanted).map(|p| p.status(step.shard));
+            let partitions = states.collect();
+            step.send(from, M::StatusIs { request, partitions });
+        }
+        answer => front.hear(step, answer),
+    }
+}

@@ -1,10 +1,111 @@
-//! Counters of the engine. A stub until the engine is here.
+//! What the engine counts. Plain numbers: a driver copies them out for the metrics page.
 
-/// Counters of one shard's engine.
-#[derive(Clone, Debug, Default)]
+use hdrhistogram::Histogram;
+
+/// Counters since the start, gauges of now, and distributions of one shard's engine.
+#[derive(Clone, Debug)]
 pub struct EngineStats {
     /// Events stored.
     pub published: u64,
-    /// Deliveries handed out.
+    /// Events answered as duplicates.
+    pub duplicates: u64,
+    /// Events or requests refused at a limit.
+    pub refused: u64,
+    /// Writes that made entries durable.
+    pub commits: u64,
+    /// Bytes of those writes.
+    pub commit_bytes: u64,
+    /// Events whose time has come.
+    pub fired: u64,
+    /// Deliveries handed to members.
     pub delivered: u64,
+    /// Of those, later attempts.
+    pub redelivered: u64,
+    /// Deliveries acknowledged and durable.
+    pub acked: u64,
+    /// Deliveries refused by a member.
+    pub nacked: u64,
+    /// Leases that ran out.
+    pub expired: u64,
+    /// Events that used up their attempts.
+    pub dead: u64,
+    /// Reads of the log.
+    pub reads: u64,
+    /// Events replayed.
+    pub replayed: u64,
+    /// Events not due yet, now.
+    pub pending: u64,
+    /// Events ready or waiting for a later attempt, now, over all groups.
+    pub ready: u64,
+    /// Deliveries in flight, now, over all groups.
+    pub in_flight: u64,
+    /// Open subscriptions and replays, now.
+    pub subscriptions: u64,
+    /// Requests without an answer, now.
+    pub open_requests: u64,
+    /// Events in the in-memory index, now.
+    pub indexed: u64,
+    /// Time from a write's submission to its completion, microseconds.
+    pub commit_latency_us: Histogram<u64>,
+    /// Bytes per write.
+    pub commit_bytes_each: Histogram<u64>,
+    /// Hand-over of a first attempt minus `schedule_ts`, microseconds.
+    pub lateness_us: Histogram<u64>,
+    /// High watermark of each partition, now.
+    pub high_watermarks: Vec<(u16, u64)>,
+    /// Lag and members of each group, now.
+    pub groups: Vec<GroupStats>,
+}
+
+/// One group in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStats {
+    /// Group name.
+    pub group: String,
+    /// Topic name.
+    pub topic: String,
+    /// Partition.
+    pub partition: u16,
+    /// Open streams.
+    pub members: u64,
+    /// Due events that the group has not settled, counted up to a bound.
+    pub lag: u64,
+}
+
+impl Default for EngineStats {
+    fn default() -> Self {
+        let histogram = |highest| {
+            let mut histogram =
+                Histogram::new_with_bounds(1, highest, 3).expect("the bounds are valid");
+            histogram.auto(false);
+            histogram
+        };
+        Self {
+            published: 0,
+            duplicates: 0,
+            refused: 0,
+            commits: 0,
+            commit_bytes: 0,
+            fired: 0,
+            delivered: 0,
+            redelivered: 0,
+            acked: 0,
+            nacked: 0,
+            expired: 0,
+            dead: 0,
+            reads: 0,
+            replayed: 0,
+            pending: 0,
+            ready: 0,
+            in_flight: 0,
+            subscriptions: 0,
+            open_requests: 0,
+            indexed: 0,
+            commit_latency_us: histogram(600_000_000),
+            commit_bytes_each: histogram(1 << 32),
+            lateness_us: histogram(86_400_000_000),
+            high_watermarks: Vec::new(),
+            groups: Vec::new(),
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub(super) const STATE_FILE: &str = "replica.state";
 const MAGIC: u64 = 0x6574_6174_536e_7268;
 const VERSION: u32 = 1;
 /// Bytes of a slot that its checksum covers.
-const COVERED: usize = 48;
+const COVERED: usize = 56;
 
 /// A partition as the disk has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,8 @@ pub(super) fn encode_slot(slot: &mut [u8], partition: PartitionId, number: u64, 
     slot[16..24].copy_from_slice(&number.to_le_bytes());
     slot[24..32].copy_from_slice(&state.term.0.to_le_bytes());
     slot[32..40].copy_from_slice(&state.vote.to_le_bytes());
-    slot[40..COVERED].copy_from_slice(&state.commit.0.to_le_bytes());
+    slot[40..48].copy_from_slice(&state.commit.0.to_le_bytes());
+    slot[48..COVERED].copy_from_slice(&state.cut_from.0.to_le_bytes());
     let crc = crc32fast::hash(&slot[..COVERED]);
     slot[COVERED..COVERED + 4].copy_from_slice(&crc.to_le_bytes());
 }
@@ -120,7 +121,12 @@ fn decode_slot(slot: &[u8], partition: PartitionId) -> Option<(u64, HardState)> 
     if u64_at(0) != MAGIC || u64_at(8) != head || crc32fast::hash(covered) != crc {
         return None;
     }
-    let state = HardState { term: Term(u64_at(24)), vote: u64_at(32), commit: Index(u64_at(40)) };
+    let state = HardState {
+        term: Term(u64_at(24)),
+        vote: u64_at(32),
+        commit: Index(u64_at(40)),
+        cut_from: Index(u64_at(48)),
+    };
     Some((u64_at(16), state))
 }
 
@@ -137,7 +143,8 @@ mod tests {
 
     fn slot(number: u64, term: u64) -> Vec<u8> {
         let mut slot = vec![0; BLOCK as usize];
-        let state = HardState { term: Term(term), vote: 9, commit: Index(term * 10) };
+        let state =
+            HardState { term: Term(term), vote: 9, commit: Index(term * 10), cut_from: Index(0) };
         encode_slot(&mut slot, PARTITION, number, state);
         slot
     }

@@ -1,0 +1,110 @@
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::*;
+use crate::base::api::Reply;
+use crate::control::Doors;
+use crate::control::door::FakeShard;
+
+struct Site {
+    address: SocketAddr,
+    bridge: Arc<OnceLock<Bridge<FakeShard>>>,
+    stop: watch::Sender<bool>,
+}
+
+/// HTTP of a node whose shards are not there yet.
+async fn site() -> Site {
+    let bridge = Arc::default();
+    let front = Front::new("n1", Arc::clone(&bridge));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(serve(listener, front, std::future::pending()));
+    Site { address, bridge, stop: watch::channel(false).0 }
+}
+
+impl Site {
+    fn shards_are_there(&self, shards: Vec<FakeShard>) {
+        let doors = Doors::new(shards, 4);
+        let bridge = Bridge::new(doors, "n1", 10, self.stop.subscribe());
+        assert!(self.bridge.set(bridge).is_ok());
+    }
+
+    /// Status line and headers, and the body.
+    async fn get(&self, path: &str, accept: &str) -> (String, String) {
+        let mut socket = TcpStream::connect(self.address).await.expect("served");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
+    async fn ready(&self) -> (u16, serde_json::Value) {
+        let (head, body) = self.get("/health/ready", "*/*").await;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status"), serde_json::from_str(&body).expect("JSON"))
+    }
+}
+
+fn shard(number: u16) -> FakeShard {
+    FakeShard::new(number, |_| Ok(Reply::Partitions(Vec::new())))
+}
+
+#[tokio::test]
+async fn alive_from_the_start() {
+    let site = site().await;
+    let (head, body) = site.get("/health", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200") && body.starts_with("OK"), "{head} {body}");
+    let (head, _) = site.get("/metrics", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let (head, _) = site.get("/nothing", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+}
+
+#[tokio::test]
+async fn ready_while_the_shards_serve() {
+    let site = site().await;
+    let (status, body) = site.ready().await;
+    assert_eq!((status, body["healthy"].as_bool()), (503, Some(false)));
+    assert_eq!(body["checks"]["serving"], "partitions are being recovered");
+
+    site.shards_are_there(vec![shard(0), shard(1)]);
+    let (status, body) = site.ready().await;
+    assert_eq!((status, body["healthy"].as_bool()), (200, Some(true)));
+    assert_eq!(body["status"], "ready");
+    assert_eq!(body["node_id"], "n1");
+    assert!(body["uptime_ms"].is_u64());
+    assert_eq!(body["checks"]["shard-1"], "ok");
+
+    site.stop.send_replace(true);
+    let (status, body) = site.ready().await;
+    assert_eq!((status, body["status"].as_str()), (503, Some("not ready")));
+}
+
+#[tokio::test]
+async fn not_ready_with_a_shard_that_has_ended() {
+    let site = site().await;
+    site.shards_are_there(vec![shard(0), FakeShard::dead(1)]);
+    let (status, body) = site.ready().await;
+    assert_eq!(status, 503);
+    assert_eq!(body["checks"]["shard-0"], "ok");
+    assert_eq!(body["checks"]["shard-1"], "the shard has ended");
+}
+
+#[tokio::test]
+async fn metrics_in_the_form_asked_for() {
+    let site = site().await;
+    site.shards_are_there(vec![shard(0)]);
+    let (head, body) = site.get("/metrics", "application/openmetrics-text;q=0.9").await;
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(body.contains("# EOF"));
+    let (head, body) = site.get("/metrics", "*/*").await;
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    assert!(!body.contains("# EOF") && body.contains("cronos_events_published_total"));
+}

@@ -1,0 +1,39 @@
+//! Members of a group and the leases they hold.
+
+use std::sync::Arc;
+
+use crate::base::ids::{ShardId, SubscriptionId};
+
+/// A member: the stream of a session on some shard of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberKey {
+    /// Shard of the session.
+    pub shard: ShardId,
+    /// The stream there.
+    pub subscription: SubscriptionId,
+}
+
+/// A member as the partition sees it. Its credit lives in its session; here is only what was
+/// offered to it and granted by it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Name the client gave; need not be unique.
+    pub name: Arc<str>,
+    /// An offer is out: the next word is the member's.
+    pub offered: bool,
+    /// A grant that is not answered yet (it waits for a read): events and bytes.
+    pub granted: Option<(u32, u64)>,
+}
+
+/// The right of one member to handle one event until a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease<H> {
+    /// Who holds it; `None` once the member is gone and late acks are awaited.
+    pub member: Option<MemberKey>,
+    /// Number of the delivery, from 1: failed attempts, releases and this one.
+    pub attempt: u32,
+    /// Failed attempts before this one.
+    pub failed: u32,
+    /// The timer of its deadline.
+    pub timer: H,
+}

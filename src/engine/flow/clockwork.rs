@@ -1,0 +1,82 @@
+//! What a partition tells its engine about itself: when it wants to be woken, whether it is at rest,
+//! and its gauges.
+
+use super::recover::Phase;
+use crate::base::ids::ShardId;
+use crate::base::time::Now;
+use crate::engine::partition::Partition;
+use crate::engine::runs::DueSource;
+use crate::engine::stats::{EngineStats, GroupStats};
+use crate::engine::step::Step;
+
+/// Due events counted for a group's lag at most.
+const LAG_COUNT: usize = 100_000;
+
+impl Partition {
+    /// When something is due, boot time in microseconds.
+    pub(in crate::engine) fn next_deadline(&self, now: Now) -> Option<u64> {
+        let sync = self.next_sync_ms().map(|ms| ms * 1_000);
+        if !self.armed {
+            return sync;
+        }
+        let wall = self
+            .wheel
+            .next_deadline()
+            .map(|due_ms| now.boot_us + due_ms.saturating_mul(1_000).saturating_sub(now.wall_us));
+        let timer = self.timers.next_deadline().map(|ms| ms * 1_000);
+        [sync, wall, timer].into_iter().flatten().min()
+    }
+
+    /// Whether no group waits for an offer to be made.
+    pub(in crate::engine) fn is_quiet(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    /// Whether everything proposed is on the disk and answered.
+    pub(in crate::engine) fn is_idle(&self) -> bool {
+        match self.phase {
+            Phase::Serving => {
+                let tail_idle = self.tail.as_ref().is_none_or(|tail| tail.is_idle());
+                let synced = self.writes.synced >= self.writes.written;
+                tail_idle && self.proposals.is_empty() && self.writes.is_idle() && synced
+            }
+            Phase::ReadOnly(_) | Phase::Unmounted | Phase::Deposed { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Makes everything written durable, in periodic mode too: the node is shutting down.
+    pub(in crate::engine) fn drain(&mut self, step: &mut Step<'_>) {
+        if self.writes.synced < self.writes.written {
+            self.sync_now(step);
+        }
+    }
+
+    /// Fills the buffer lent for a planned write.
+    pub(in crate::engine) fn fill_write(&mut self, write: u64, buffer: &mut [u8]) {
+        self.tail.as_mut().expect("a write was planned by a tail").fill_write(write, buffer);
+    }
+
+    /// Adds this partition's gauges.
+    pub(in crate::engine) fn gauge(&self, shard: ShardId, stats: &mut EngineStats) {
+        let status = self.status(shard);
+        stats.pending += status.pending;
+        stats.ready += status.ready;
+        stats.in_flight += status.in_flight;
+        stats.indexed += self.indexed();
+        stats.high_watermarks.push((self.id.0, status.high_watermark.0));
+        for group in &self.groups {
+            let topic = self.topics.get(group.topic);
+            let beyond = topic.axis.after(group.cursor.frontier());
+            let due = beyond.take_while(|event| event.position.due <= self.wheel.now_ms());
+            let lag = due.take(LAG_COUNT).count() + group.cursor.unsettled().len();
+            stats.groups.push(GroupStats {
+                group: group.name.to_string(),
+                topic: topic.name.to_string(),
+                partition: self.id.0,
+                members: group.dispatch.members.len() as u64,
+                lag: lag as u64,
+            });
+        }
+    }
+}

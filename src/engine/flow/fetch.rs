@@ -1,0 +1,178 @@
+//! The story of a record that is needed again, owner half: from memory, or by a read of the log.
+//!
+//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what they
+//! bring goes into the record cache, and the flows that waited go on from there. So a flow that
+//! walks forward reads ahead by itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::replay::Page;
+use crate::base::api::StoredEvent;
+use crate::base::error::{ApiError, ErrorCode};
+use crate::base::ids::{GroupNo, Offset, TopicNo};
+use crate::base::limits;
+use crate::base::size::{block_ceil, block_floor};
+use crate::engine::effect::Effect;
+use crate::engine::log::{Cached, Content, Parsed, Place, Reader};
+use crate::engine::mesh::MeshMessage;
+use crate::engine::partition::Partition;
+use crate::engine::reads::{CUT_READ, Flow, Reading, SCAN_READ};
+use crate::engine::step::Step;
+
+impl Partition {
+    /// The event, if it is in memory.
+    pub(in crate::engine) fn fetch(&self, topic: TopicNo, offset: Offset) -> Option<StoredEvent> {
+        let Cached { header, body } = self.cache.get(offset)?;
+        let Content::Publish(view) = body.content() else {
+            unreachable!("only entries with records are cached");
+        };
+        let record = view.record((offset.0 - header.base_offset.0) as u32);
+        assert_eq!(record.topic, topic, "the axis of a topic holds its own events");
+        Some(StoredEvent {
+            body: body.bytes().clone(),
+            message_id: record.message_id,
+            meta: record.meta,
+            payload: record.payload,
+            topic: Arc::clone(&self.topics.get(topic).name),
+            schedule_ts: record.schedule_ts,
+            append_ts: header.append_ts,
+            partition: self.id,
+            offset,
+            term: header.term,
+            checksum: record.checksum,
+        })
+    }
+
+    /// Topic of a record in memory.
+    pub(in crate::engine) fn topic_at(&self, cached: &Cached, offset: Offset) -> TopicNo {
+        let Content::Publish(view) = cached.body.content() else {
+            unreachable!("only entries with records are cached");
+        };
+        view.record((offset.0 - cached.header.base_offset.0) as u32).topic
+    }
+
+    /// A group's next event is on disk only: its grants wait for the read.
+    pub(in crate::engine) fn read_for_group(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        offset: Offset,
+    ) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        if !dispatch.reading {
+            dispatch.reading = true;
+            self.read_for(step, offset, Flow::Group(no));
+        }
+    }
+
+    /// Parks a flow until the record at `offset` is in memory.
+    pub(in crate::engine) fn read_for(&mut self, step: &mut Step<'_>, offset: Offset, flow: Flow) {
+        let spot = self.sparse.locate(offset).expect("an applied record has a place in the log");
+        let joined = self.reads.out.values_mut().find(|reading| reading.place == spot.place);
+        if let Some(reading) = joined {
+            reading.flows.push((offset, flow));
+        } else if self.reads.out.len() < limits::PARKED_READS {
+            let end = self.segment_end(spot.place);
+            let len = block_ceil(end) - block_floor(spot.place.position);
+            let len = len.min(limits::READ_BYTES as u64);
+            let reading =
+                Reading { place: spot.place, index: spot.index, len, flows: vec![(offset, flow)] };
+            self.read(step, reading);
+        } else {
+            self.reads.waiting.push_back((offset, flow));
+        }
+    }
+
+    /// Behind the last applied entry of a segment.
+    fn segment_end(&self, place: Place) -> u64 {
+        self.sparse.segment_end(place.segment).expect("a noted entry lies in a noted segment")
+    }
+
+    fn read(&mut self, step: &mut Step<'_>, reading: Reading) {
+        step.stats.reads += 1;
+        let (partition, read) = (self.id, self.reads.number());
+        let segment = reading.place.segment;
+        let (position, len) = (block_floor(reading.place.position), reading.len);
+        step.effects.push(Effect::Read { partition, read, segment, position, len });
+        self.reads.out.insert(read, reading);
+    }
+
+    /// Bytes of the log are there.
+    pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: Bytes) {
+        match read {
+            SCAN_READ => return self.scanned(step, &data),
+            CUT_READ => return self.cut_block(step, &data),
+            _ => {}
+        }
+        let reading = self.reads.out.remove(&read).expect("a read is done once");
+        let at = block_floor(reading.place.position);
+        let end = self.segment_end(reading.place);
+        let mut reader = Reader::new(self.ids, reading.place, reading.index);
+        let mut found_one = false;
+        let fault = loop {
+            match reader.next(at, &data, end) {
+                Parsed::Entry { header, body, .. } => {
+                    found_one = true;
+                    // What is not applied may still be cut away.
+                    if header.count > 0 && header.end_offset() <= self.applied_end {
+                        self.cache.push_read(header, &body);
+                    }
+                }
+                Parsed::Need { position, len } if !found_one => {
+                    assert!(position == at && len > reading.len, "only a longer read helps");
+                    return self.read(step, Reading { len, ..reading });
+                }
+                Parsed::Need { .. } | Parsed::End => break None,
+                Parsed::Bad { position, fault } => break Some((position, fault)),
+            }
+        };
+        let text = fault.map(|(position, fault)| {
+            format!("segment {} is damaged at byte {position}: {fault}", reading.place.segment)
+        });
+        self.resume(step, reading.flows, text);
+        while self.reads.out.len() < limits::PARKED_READS {
+            let Some((offset, flow)) = self.reads.waiting.pop_front() else { break };
+            self.resume(step, vec![(offset, flow)], None);
+        }
+    }
+
+    /// Flows go on: those whose record is there now, or that read on from another place. Where the
+    /// record can't be read, a replay is told; a group stays where it is, and says so.
+    fn resume(&mut self, step: &mut Step<'_>, flows: Vec<(Offset, Flow)>, fault: Option<String>) {
+        for (offset, flow) in flows {
+            let lost = fault.as_ref().filter(|_| self.cache.get(offset).is_none());
+            match flow {
+                Flow::Group(no) => {
+                    self.groups[no.0 as usize].dispatch.reading = false;
+                    if let Some(text) = lost {
+                        // Skipping it would lose it silently: the process stops, as for any disk
+                        // that returns what was not written.
+                        panic!("partition {}: an unsettled record is unreadable: {text}", self.id);
+                    }
+                    let members = &self.groups[no.0 as usize].dispatch.members;
+                    let keys: Vec<_> = members.keys().copied().collect();
+                    for key in keys {
+                        self.serve_grant(step, no, key);
+                    }
+                    self.dirty.insert(no);
+                }
+                Flow::Replay(page) => match lost {
+                    Some(text) => self.replay_failed(step, *page, text),
+                    None => self.replay_page(step, *page),
+                },
+            }
+        }
+    }
+
+    fn replay_failed(&mut self, step: &mut Step<'_>, page: Page, text: &str) {
+        let (subscription, partition) = (page.subscription, self.id);
+        let error = Some(ApiError::new(ErrorCode::DataLoss, text.to_owned()));
+        let (events, next) = (Vec::new(), None);
+        step.send(
+            page.shard,
+            MeshMessage::Replayed { subscription, partition, events, next, error },
+        );
+    }
+}

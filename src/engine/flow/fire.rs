@@ -1,0 +1,418 @@
+//! The story of a fire, owner half: time passes, events become ready, members get them.
+//!
+//! ```text
+//!   wheel (wall clock) --> dirty groups --> Offer to idle members --> Grant --> lease, Granted
+//!   timers (boot time) --> leases end, backoffs end, members are given up
+//! ```
+//!
+//! A group reads the due axis behind `next_read` up to the wall clock. Everything there is due by
+//! definition; what is handed out from `ready` is tested again, since the clock may have gone back.
+//!
+//! Must hold: no event leaves while `wall < schedule_ts`; only applied events are on the axis.
+
+use std::sync::Arc;
+
+use super::settle::return_credit;
+use crate::base::api::Delivery;
+use crate::base::error::{ApiError, ErrorCode};
+use crate::base::ids::{GroupNo, Offset, Position, ShardId, SubscriptionId, TopicNo};
+use crate::base::limits;
+use crate::engine::delivery::{Candidate, Lease, Member, MemberKey};
+use crate::engine::log::NewGroup;
+use crate::engine::mesh::{MeshMessage, Offer, StartFilter};
+use crate::engine::partition::Partition;
+use crate::engine::proposals::Waiter;
+use crate::engine::runs::DueSource;
+use crate::engine::step::Step;
+
+/// Ready events counted for an offer at most.
+const OFFER_COUNT: u32 = limits::GRANT_EVENTS;
+/// Events of the due axis passed over (settled, leased) in one go before others get a turn.
+const SKIP_AT_ONCE: usize = limits::STEP_EVENTS;
+
+/// An event in the wheel, under its `schedule_ts`: 16 bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its topic.
+    pub topic: TopicNo,
+    /// `due - schedule_ts`, saturated: not 0 only where log time runs ahead of the wall.
+    pub passed: u32,
+}
+
+/// What happens to a leased or failed event when boot time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimerKind {
+    /// The lease has run out: the attempt failed.
+    LeaseEnd,
+    /// The member has been gone for the grace: the event is free, no attempt is counted.
+    Release,
+    /// The backoff is over.
+    Retry,
+}
+
+/// A timer of one event for one group.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer {
+    /// What happens.
+    pub kind: TimerKind,
+    /// Whose lease or backoff.
+    pub group: GroupNo,
+    /// Which event.
+    pub position: Position,
+}
+
+/// A member that wants to join.
+pub(in crate::engine) struct JoinRequest {
+    pub(in crate::engine) key: MemberKey,
+    pub(in crate::engine) group: Arc<str>,
+    pub(in crate::engine) topic: Arc<str>,
+    pub(in crate::engine) member: Arc<str>,
+    pub(in crate::engine) filter: StartFilter,
+}
+
+impl Partition {
+    /// Lets time pass: fires what is due, ends what has run out. True if more is due than one step
+    /// may handle.
+    pub(in crate::engine) fn advance_time(&mut self, step: &mut Step<'_>) -> bool {
+        if !self.armed {
+            return false;
+        }
+        let mut fired = Vec::new();
+        let limit = limits::STEP_EVENTS;
+        let mut more = self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
+        // Events of one tick come in no order; leases are given out in (due, offset) order anyway,
+        // this keeps the traces of two runs equal and the dispatch sets cheap to fill.
+        fired.sort_unstable_by_key(|(at, due)| (*at, due.offset));
+        for (schedule_ts, due) in fired {
+            step.stats.fired += 1;
+            let position = Position::new(schedule_ts + u64::from(due.passed), due.offset);
+            self.fire(step, due.topic, position);
+        }
+        let mut ended = Vec::new();
+        more |= self.timers.advance(step.now.boot_ms(), limit, &mut ended);
+        ended.sort_unstable_by_key(|(at, timer)| (*at, timer.group, timer.position));
+        for (_, timer) in ended {
+            self.timer(step, timer);
+        }
+        more
+    }
+
+    /// An applied event: to the wheel if its time has not come.
+    pub(in crate::engine) fn arm(
+        &mut self,
+        step: &mut Step<'_>,
+        topic: TopicNo,
+        position: Position,
+        schedule_ts: u64,
+    ) {
+        if schedule_ts <= step.now.wall_ms() {
+            step.stats.fired += 1;
+            self.fire(step, topic, position);
+            return;
+        }
+        let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
+        let at = position.due - u64::from(passed);
+        self.wheel.insert(at, Due { offset: position.offset, topic, passed });
+    }
+
+    fn fire(&mut self, step: &Step<'_>, topic: TopicNo, position: Position) {
+        for no in &self.topics.get(topic).groups {
+            let group = &mut self.groups[no.0 as usize];
+            if group.wants(position) {
+                group.dispatch.fired(position, step.now.wall_ms());
+                self.dirty.insert(*no);
+            }
+        }
+    }
+
+    /// A member opens its stream here; the group is created if it is new.
+    pub(in crate::engine) fn join(&mut self, step: &mut Step<'_>, join: JoinRequest) {
+        if !self.is_serving() {
+            let text = "this partition is not serving; retry with backoff";
+            let error = ApiError::new(ErrorCode::Unavailable, text);
+            return self.joined(step, join.key, Err(error));
+        }
+        let topic = match self.topic_number(&join.topic) {
+            Ok(topic) => topic,
+            Err(error) => return self.joined(step, join.key, Err(error)),
+        };
+        let key = (join.group.clone(), topic);
+        if let Some(no) = self.group_numbers.get(&key).copied() {
+            self.add_member(step, no, join.key, join.member);
+            return;
+        }
+        let (shard, subscription) = (join.key.shard, join.key.subscription);
+        let no = match self.proposals.groups.get(&key).copied() {
+            Some(no) => no,
+            None => {
+                let next = self.groups.len() + self.proposals.groups.len();
+                if next >= limits::GROUPS {
+                    let text = format!("consumer_group: {next} groups exist, the limit");
+                    let error = ApiError::new(ErrorCode::ResourceExhausted, text);
+                    return self.joined(step, join.key, Err(error));
+                }
+                let no = GroupNo(next as u32);
+                let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
+                let name = &*join.group;
+                let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
+                self.proposals.creations.push(&group);
+                self.proposals.groups.insert(key, no);
+                no
+            }
+        };
+        let waiter = Waiter::Join { shard, subscription, group: no, member: join.member };
+        self.proposals.wait_for_group(no, waiter);
+    }
+
+    /// Adds a member to a group that exists.
+    pub(in crate::engine) fn add_member(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        name: Arc<str>,
+    ) {
+        if self.proposals.left.remove(&key) {
+            return; // it left while its group was being created
+        }
+        let members = &mut self.groups[no.0 as usize].dispatch.members;
+        if members.len() >= limits::GROUP_MEMBERS {
+            let text = format!("consumer_group: {} members, the limit", members.len());
+            let error = ApiError::new(ErrorCode::ResourceExhausted, text);
+            return self.joined(step, key, Err(error));
+        }
+        let before = members.insert(key, Member { name, offered: false, granted: None });
+        assert!(before.is_none(), "a stream joins a partition once");
+        self.members.insert(key, no);
+        self.dirty.insert(no);
+        self.joined(step, key, Ok(()));
+    }
+
+    fn joined(&mut self, step: &mut Step<'_>, key: MemberKey, result: Result<(), ApiError>) {
+        let (subscription, partition) = (key.subscription, self.id);
+        step.send(key.shard, MeshMessage::Joined { subscription, partition, result });
+    }
+
+    /// A member is gone. What it holds waits a moment for late acks, then it is free.
+    pub(in crate::engine) fn leave(&mut self, step: &mut Step<'_>, key: MemberKey) {
+        let Some(no) = self.members.remove(&key) else {
+            if self.proposals.is_joining(key) {
+                self.proposals.left.insert(key);
+            }
+            return;
+        };
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.members.remove(&key).expect("the maps agree");
+        let held = dispatch.leased.iter().filter(|(_, lease)| lease.member == Some(key));
+        let mut held: Vec<Position> = held.map(|(position, _)| *position).collect();
+        held.sort_unstable();
+        for position in held {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            let lease = dispatch.leased.get_mut(&position).expect("just seen");
+            self.timers.cancel(lease.timer);
+            let timer = Timer { kind: TimerKind::Release, group: no, position };
+            let at = step.now.boot_ms() + limits::DISCONNECT_GRACE_MS;
+            lease.timer = self.timers.insert(at, timer);
+            lease.member = None;
+        }
+        self.dirty.insert(no);
+    }
+
+    /// A member's session grants credit: deliver, or answer that there is nothing.
+    pub(in crate::engine) fn grant(
+        &mut self,
+        step: &mut Step<'_>,
+        key: MemberKey,
+        events: u32,
+        bytes: u64,
+    ) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        let members = &mut self.groups[no.0 as usize].dispatch.members;
+        let member = members.get_mut(&key).expect("the maps agree");
+        assert!(member.granted.is_none(), "one grant at a time");
+        member.granted = Some((events, bytes));
+        self.serve_grant(step, no, key);
+    }
+
+    /// Hands out as much of a grant as is ready. A grant that must wait for a read stays open.
+    pub(in crate::engine) fn serve_grant(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+    ) {
+        let group = &self.groups[no.0 as usize];
+        let Some(member) = group.dispatch.members.get(&key) else { return };
+        let Some((events, bytes)) = member.granted else { return };
+        let deliveries = self.hand_out(step, no, key, events, bytes);
+        if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
+            return; // the read's end comes back here
+        }
+        let offer = self.offer(step, no);
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        let member = dispatch.members.get_mut(&key).expect("just seen");
+        member.granted = None;
+        member.offered = offer.is_some();
+        let (subscription, partition) = (key.subscription, self.id);
+        let granted = MeshMessage::Granted { subscription, partition, deliveries, offer };
+        step.send(key.shard, granted);
+    }
+
+    fn hand_out(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        events: u32,
+        bytes: u64,
+    ) -> Vec<Delivery> {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut bytes_left = bytes;
+        while (deliveries.len() as u32) < events {
+            let group = &self.groups[no.0 as usize];
+            if group.dispatch.in_flight() >= limits::GROUP_UNSETTLED {
+                break;
+            }
+            let Some(candidate) = self.candidate(step, no) else { break };
+            let position = candidate.position();
+            let group = &self.groups[no.0 as usize];
+            let Some(event) = self.fetch(group.topic, position.offset) else {
+                self.read_for_group(step, no, position.offset);
+                break;
+            };
+            assert_eq!(event.position(), position, "the log and the due axis agree");
+            let size = event.size();
+            if size > bytes_left && !deliveries.is_empty() {
+                break;
+            }
+            bytes_left = bytes_left.saturating_sub(size);
+            let attempt = self.lease(step, no, key, candidate);
+            let (term, ack_timeout_ms) = (self.replica.term(), step.config.ack_timeout_ms);
+            deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms });
+        }
+        deliveries
+    }
+
+    /// The next event to hand out, its time tested; passes what needs no attention.
+    fn candidate(&mut self, step: &mut Step<'_>, no: GroupNo) -> Option<Candidate> {
+        let wall = step.now.wall_ms();
+        loop {
+            let next = self.next_on_axis(wall, no);
+            let group = &mut self.groups[no.0 as usize];
+            let candidate = group.dispatch.first(next)?;
+            let Candidate::Again(position) = candidate else { return Some(candidate) };
+            let event = self.topics.get(group.topic).axis.at(position);
+            let schedule_ts = event.expect("ready events are on the axis").schedule_ts;
+            if schedule_ts <= wall {
+                return Some(candidate);
+            }
+            // The clock has gone back since: the wheel brings it again.
+            group.dispatch.ready.remove(&position);
+            let topic = group.topic;
+            let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
+            self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });
+        }
+    }
+
+    /// The next event on the due axis up to `wall` that this group has to hand out. What is settled
+    /// or busy on the way is passed for good.
+    fn next_on_axis(&mut self, wall: u64, no: GroupNo) -> Option<Position> {
+        let group = &mut self.groups[no.0 as usize];
+        let axis = &self.topics.get(group.topic).axis;
+        let mut passed = None;
+        let mut found = None;
+        for event in axis.after(group.dispatch.next_read).take(SKIP_AT_ONCE) {
+            let position = event.position;
+            if position.due > wall {
+                break;
+            }
+            let ahead = group.dispatch.ahead.contains(&position);
+            if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
+                found = Some(position);
+                break;
+            }
+            passed = Some(position);
+        }
+        if let Some(passed) = passed {
+            group.dispatch.read_up_to(passed);
+        }
+        found
+    }
+
+    fn lease(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        candidate: Candidate,
+    ) -> u32 {
+        let position = candidate.position();
+        let group = &mut self.groups[no.0 as usize];
+        group.dispatch.take(candidate);
+        let failed = group.cursor.failures().get(&position).map_or(0, |f| f.attempts);
+        let releases = group.dispatch.releases.get(&position).copied().unwrap_or(0);
+        let attempt = failed + releases + 1;
+        let timer = Timer { kind: TimerKind::LeaseEnd, group: no, position };
+        // One more than asked for: a deadline is rounded up, never down.
+        let at = step.now.boot_ms() + step.config.ack_timeout_ms + 1;
+        let timer = self.timers.insert(at, timer);
+        let lease = Lease { member: Some(key), attempt, failed, timer };
+        let before = group.dispatch.leased.insert(position, lease);
+        assert!(before.is_none(), "an event is leased to one member at a time");
+        attempt
+    }
+
+    /// What a group has ready, if anything.
+    fn offer(&mut self, step: &Step<'_>, no: GroupNo) -> Option<Offer> {
+        let wall = step.now.wall_ms();
+        let next = self.next_on_axis(wall, no);
+        let group = &self.groups[no.0 as usize];
+        let earliest = group.dispatch.first(next)?.position();
+        let mut ready = group.dispatch.ready.len().min(OFFER_COUNT as usize) as u32;
+        if next.is_some() {
+            let axis = self.topics.get(group.topic).axis.after(group.dispatch.next_read);
+            let due = axis.take_while(|event| event.position.due <= wall);
+            ready += due.take((OFFER_COUNT - ready.min(OFFER_COUNT)) as usize).count() as u32;
+        }
+        Some(Offer { ready: ready.max(1), earliest })
+    }
+
+    /// Offers what has become ready to the members that have heard of nothing yet.
+    pub(in crate::engine) fn offer_dirty(&mut self, step: &mut Step<'_>) {
+        for no in std::mem::take(&mut self.dirty) {
+            let members = &self.groups[no.0 as usize].dispatch.members;
+            if members.values().all(|member| member.offered || member.granted.is_some()) {
+                continue;
+            }
+            let Some(offer) = self.offer(step, no) else { continue };
+            let partition = self.id;
+            for (key, member) in &mut self.groups[no.0 as usize].dispatch.members {
+                if !member.offered && member.granted.is_none() {
+                    member.offered = true;
+                    let subscription = key.subscription;
+                    step.send(key.shard, MeshMessage::Offer { subscription, partition, offer });
+                }
+            }
+        }
+    }
+
+    /// Ends every stream on this partition, with a reason.
+    pub(in crate::engine) fn drop_members(&mut self, step: &mut Step<'_>, error: &ApiError) {
+        for (key, no) in std::mem::take(&mut self.members) {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            dispatch.members.remove(&key).expect("the maps agree");
+            let held = dispatch.leased.values().filter(|lease| lease.member == Some(key)).count();
+            if held > 0 {
+                return_credit(step, key, held as u32);
+            }
+            self.joined(step, key, Err(error.clone()));
+        }
+    }
+}
+
+/// The key of a member from the two halves of a message.
+pub(in crate::engine) fn member_key(shard: ShardId, subscription: SubscriptionId) -> MemberKey {
+    MemberKey { shard, subscription }
+}

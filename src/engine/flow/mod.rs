@@ -1,0 +1,16 @@
+//! One file a story. Each has a front half (the session's shard, `impl Front`) and an owner half
+//! (the partition's shard, `impl Partition`) that talk by messages, even on one shard.
+
+pub mod ack;
+pub mod clockwork;
+pub mod commit;
+pub mod fetch;
+pub mod fire;
+pub mod publish;
+pub mod query;
+pub mod recover;
+pub mod replay;
+pub mod replicate;
+pub mod roll;
+pub mod settle;
+pub mod subscribe;

@@ -1,0 +1,390 @@
+//! The story of a replay: pages of history, merged over partitions, at a pace.
+//!
+//! Front half: a stream asks each of its partitions for pages, one at a time, and passes events on
+//! in due order over all of them (by time) or partition after partition (by offsets), as fast as
+//! the socket takes them or at `speed` times the original spacing.
+//! Owner half: a page is read from the due axis or straight from the log, from memory or disk.
+//!
+//! Must hold: no cursor moves; nothing is returned before its `schedule_ts`; memory is bounded by a
+//! page per partition.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::subscribe::partitions_of;
+use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
+use crate::base::error::ApiError;
+use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId};
+use crate::base::limits;
+use crate::engine::effect::Effect;
+use crate::engine::front::{Front, Stream};
+use crate::engine::mesh::{MeshMessage, ReplayCursor};
+use crate::engine::partition::Partition;
+use crate::engine::reads::Flow;
+use crate::engine::runs::DueSource;
+use crate::engine::step::Step;
+
+/// Events of a page.
+const PAGE_EVENTS: u32 = 512;
+/// Bytes of a page, about: it ends behind the event that passes this.
+const PAGE_BYTES: u64 = 1 << 20;
+/// Events of an axis or a log looked at for one page; then it ends, filled or not.
+const LOOK_EVENTS: usize = limits::STEP_EVENTS;
+
+/// An open replay.
+#[derive(Debug)]
+pub struct ReplayStream {
+    id: SubscriptionId,
+    caller: Caller,
+    topic: Arc<str>,
+    range: ReplayRange,
+    speed: f64,
+    /// Events still wanted (by offsets).
+    left: u64,
+    index: u64,
+    sources: VecDeque<ReplaySource>,
+    out_bytes: u64,
+    out_batches: u32,
+    /// First event's `schedule_ts` and when it was sent (boot time, ms): the origin of the pace.
+    origin: Option<(u64, u64)>,
+    /// When the next event may go, boot time, ms; 0: at once.
+    wake_ms: u64,
+}
+
+#[derive(Debug)]
+struct ReplaySource {
+    partition: PartitionId,
+    page: VecDeque<StoredEvent>,
+    /// Where the next page begins; `None`: there is none.
+    next: Option<ReplayCursor>,
+    asked: bool,
+}
+
+impl Front {
+    /// A session opens a replay.
+    pub(in crate::engine) fn replay(
+        &mut self,
+        step: &mut Step<'_>,
+        from: Caller,
+        spec: ReplaySpec,
+    ) {
+        if self.has_stream(from) {
+            let text = "correlation id: a stream with this id is open already";
+            return step.reply(from, Reply::StreamEnd(Err(ApiError::invalid(text))));
+        }
+        let partitions = match partitions_of(&spec.partitions, step.config.partitions) {
+            Ok(partitions) => partitions,
+            Err(error) => return step.reply(from, Reply::StreamEnd(Err(error))),
+        };
+        // The end of "until now" is now, not when the last page is read.
+        let range = match spec.range {
+            ReplayRange::Time { start, end: None } => {
+                ReplayRange::Time { start, end: Some(step.now.wall_ms()) }
+            }
+            range => range,
+        };
+        let (first, left) = match range {
+            ReplayRange::Time { start, .. } => {
+                (ReplayCursor::Due(Position::new(start, Offset(0))), u64::MAX)
+            }
+            ReplayRange::Offsets { start, count } => (ReplayCursor::Offset(start), count),
+        };
+        let source = |partition: &PartitionId| ReplaySource {
+            partition: *partition,
+            page: VecDeque::new(),
+            next: Some(first),
+            asked: false,
+        };
+        let sources = partitions.iter().map(source).collect();
+        let id = self.open_stream(from, |id| {
+            Stream::Replay(ReplayStream {
+                id,
+                caller: from,
+                topic: spec.topic,
+                range,
+                speed: spec.speed,
+                left,
+                index: 0,
+                sources,
+                out_bytes: 0,
+                out_batches: 0,
+                origin: None,
+                wake_ms: 0,
+            })
+        });
+        self.replay_on(step, id);
+    }
+
+    /// A partition has read a page.
+    pub(in crate::engine) fn replayed(
+        &mut self,
+        step: &mut Step<'_>,
+        id: SubscriptionId,
+        partition: PartitionId,
+        events: Vec<StoredEvent>,
+        next: Option<ReplayCursor>,
+        error: Option<ApiError>,
+    ) {
+        let Some(Stream::Replay(stream)) = self.stream(id) else { return };
+        if let Some(error) = error {
+            let caller = stream.caller;
+            self.drop_stream(step, caller);
+            return step.reply(caller, Reply::StreamEnd(Err(error)));
+        }
+        let source = stream.sources.iter_mut().find(|source| source.partition == partition);
+        let source = source.expect("a page belongs to a source that asked");
+        assert!(source.asked && source.page.is_empty(), "one page at a time");
+        source.asked = false;
+        source.page = events.into();
+        source.next = next;
+        self.replay_on(step, id);
+    }
+
+    /// Goes on with a replay as far as pages, the socket and the pace allow.
+    pub(in crate::engine) fn replay_on(&mut self, step: &mut Step<'_>, id: SubscriptionId) {
+        let Some(Stream::Replay(stream)) = self.stream(id) else { return };
+        stream.send(step);
+        if stream.is_over() {
+            let caller = stream.caller;
+            self.drop_stream(step, caller);
+            return step.reply(caller, Reply::StreamEnd(Ok(())));
+        }
+        stream.ask(step);
+    }
+
+    /// Replays whose next event is due by their pace.
+    pub(in crate::engine) fn pace(&mut self, step: &mut Step<'_>) {
+        let now = step.now.boot_ms();
+        let due = |stream: &Stream| match stream {
+            Stream::Replay(replay) => replay.wake_ms != 0 && replay.wake_ms <= now,
+            Stream::Subscription(_) => false,
+        };
+        let due: Vec<_> = self.streams().filter(|(_, s)| due(s)).map(|(id, _)| id).collect();
+        for id in due {
+            self.replay_on(step, id);
+        }
+    }
+
+    /// When the next paced replay goes on, boot time, ms.
+    pub(in crate::engine) fn next_pace_ms(&self) -> Option<u64> {
+        let wake = |stream: &Stream| match stream {
+            Stream::Replay(replay) if replay.wake_ms != 0 => Some(replay.wake_ms),
+            _ => None,
+        };
+        self.streams().filter_map(|(_, stream)| wake(stream)).min()
+    }
+}
+
+impl ReplayStream {
+    /// What a driver has sent makes room for more.
+    pub(in crate::engine) fn sent(&mut self, bytes: u64, batches: u32) {
+        self.out_bytes = self.out_bytes.checked_sub(bytes).expect("sent bytes were replayed");
+        self.out_batches = self.out_batches.checked_sub(batches).expect("sent was replayed");
+    }
+
+    fn is_over(&self) -> bool {
+        self.left == 0 || self.sources.iter().all(|s| s.page.is_empty() && s.next.is_none())
+    }
+
+    fn ask(&mut self, step: &mut Step<'_>) {
+        let in_turn = matches!(self.range, ReplayRange::Offsets { .. });
+        for source in &mut self.sources {
+            if let Some(from) = source.next
+                && source.page.is_empty()
+                && !source.asked
+            {
+                source.asked = true;
+                let events = PAGE_EVENTS.min(u32::try_from(self.left).unwrap_or(PAGE_EVENTS));
+                let (subscription, partition) = (self.id, source.partition);
+                let (topic, range) = (self.topic.clone(), self.range);
+                let page =
+                    MeshMessage::Replay { subscription, partition, topic, range, from, events };
+                step.send(step.owner(partition), page);
+            }
+            if in_turn && (source.next.is_some() || !source.page.is_empty()) {
+                return;
+            }
+        }
+    }
+
+    /// The source of the next event; `None` while a page is missing that might hold it.
+    fn source(&mut self) -> Option<&mut ReplaySource> {
+        if matches!(self.range, ReplayRange::Offsets { .. }) {
+            let mut open =
+                self.sources.iter_mut().filter(|s| s.next.is_some() || !s.page.is_empty());
+            return open.next().filter(|source| !source.page.is_empty());
+        }
+        if self.sources.iter().any(|source| source.page.is_empty() && source.next.is_some()) {
+            return None;
+        }
+        let with_page = self.sources.iter_mut().filter(|source| !source.page.is_empty());
+        with_page.min_by_key(|source| source.page.front().map(StoredEvent::position))
+    }
+
+    fn send(&mut self, step: &mut Step<'_>) {
+        self.wake_ms = 0;
+        let (mut events, mut bytes, mut not_before) = (Vec::new(), 0, 0);
+        let window = limits::SUBSCRIPTION_OUT_BYTES;
+        if self.out_batches >= limits::SUBSCRIPTION_OUT_BATCHES {
+            return;
+        }
+        while self.left > 0 && self.out_bytes + bytes < window {
+            let Some(source) = self.source() else { break };
+            let schedule_ts = source.page.front().expect("chosen for its page").schedule_ts;
+            if !self.may_go(step, schedule_ts) {
+                break;
+            }
+            let source = self.source().expect("just seen");
+            let event = source.page.pop_front().expect("just seen");
+            bytes += event.size();
+            not_before = not_before.max(event.schedule_ts);
+            events.push(Replayed { event, index: self.index });
+            self.index += 1;
+            self.left -= 1;
+        }
+        if events.is_empty() {
+            return;
+        }
+        step.stats.replayed += events.len() as u64;
+        self.out_bytes += bytes;
+        self.out_batches += 1;
+        let (to, subscription) = (self.caller, self.id);
+        step.effects.push(Effect::Replay { to, subscription, events, bytes, not_before });
+    }
+
+    /// Whether the pace allows an event now; else when it will is noted.
+    fn may_go(&mut self, step: &Step<'_>, schedule_ts: u64) -> bool {
+        if self.speed <= 0.0 {
+            return true;
+        }
+        let now = step.now.boot_ms();
+        let (first, began) = *self.origin.get_or_insert((schedule_ts, now));
+        let spacing = schedule_ts.saturating_sub(first) as f64 / self.speed;
+        let due = began + spacing as u64;
+        if due > now {
+            self.wake_ms = due;
+        }
+        due <= now
+    }
+}
+
+// ------------------------------------------------------------------------------- owner half
+
+/// A page that is being read.
+#[derive(Debug)]
+pub struct Page {
+    pub(in crate::engine) shard: ShardId,
+    pub(in crate::engine) subscription: SubscriptionId,
+    pub(in crate::engine) topic: Arc<str>,
+    pub(in crate::engine) range: ReplayRange,
+    pub(in crate::engine) from: ReplayCursor,
+    pub(in crate::engine) events: u32,
+}
+
+/// What was found for a page before it was full, or had to wait for a read.
+struct Found {
+    events: Vec<StoredEvent>,
+    next: Option<ReplayCursor>,
+    /// The offset that is not in memory.
+    missing: Option<Offset>,
+}
+
+impl Partition {
+    /// Reads a page; one that needs the disk and has nothing yet is parked.
+    pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, page: Page) {
+        let found = match (page.range, page.from) {
+            (ReplayRange::Time { start, end }, ReplayCursor::Due(from)) => {
+                self.page_by_time(step, &page, start, end.unwrap_or(u64::MAX), from)
+            }
+            (ReplayRange::Offsets { .. }, ReplayCursor::Offset(from)) => {
+                self.page_by_offset(step, &page, from)
+            }
+            (range, from) => unreachable!("a cursor of another kind: {range:?} {from:?}"),
+        };
+        if let Some(offset) = found.missing.filter(|_| found.events.is_empty()) {
+            return self.read_for(step, offset, Flow::Replay(Box::new(page)));
+        }
+        let (subscription, partition) = (page.subscription, self.id);
+        let (events, next) = (found.events, found.next);
+        let message = MeshMessage::Replayed { subscription, partition, events, next, error: None };
+        step.send(page.shard, message);
+    }
+
+    fn page_by_time(
+        &self,
+        step: &Step<'_>,
+        page: &Page,
+        start: u64,
+        end: u64,
+        from: Position,
+    ) -> Found {
+        let mut found = Found { events: Vec::new(), next: None, missing: None };
+        let Some(topic) = self.topics.number(&page.topic) else { return found };
+        let axis = &self.topics.get(topic).axis;
+        let wall = step.now.wall_ms();
+        // An event published late lies on the axis up to this far behind its schedule_ts.
+        let last_due = end.saturating_add(axis.max_passed_ms());
+        let (mut bytes, mut looked) = (0, 0);
+        // `from` is the first position wanted, the axis is read behind one.
+        let behind = match from.offset.0.checked_sub(1) {
+            Some(offset) => Position::new(from.due, Offset(offset)),
+            None => Position::new(from.due.saturating_sub(1), Offset(u64::MAX)),
+        };
+        for event in axis.after(behind) {
+            if event.position.due > last_due {
+                return found;
+            }
+            let full = found.events.len() as u32 >= page.events || bytes >= PAGE_BYTES;
+            if full || looked >= LOOK_EVENTS {
+                found.next = Some(ReplayCursor::Due(event.position));
+                return found;
+            }
+            looked += 1;
+            if event.schedule_ts < start || event.schedule_ts > end || event.schedule_ts > wall {
+                continue;
+            }
+            let Some(stored) = self.fetch(topic, event.position.offset) else {
+                found.next = Some(ReplayCursor::Due(event.position));
+                found.missing = Some(event.position.offset);
+                return found;
+            };
+            // The axis forgets how long ago a time was that passed long before the append.
+            if stored.schedule_ts < start || stored.schedule_ts > end {
+                continue;
+            }
+            bytes += stored.size();
+            found.events.push(stored);
+        }
+        found
+    }
+
+    fn page_by_offset(&self, step: &Step<'_>, page: &Page, from: Offset) -> Found {
+        let mut found = Found { events: Vec::new(), next: None, missing: None };
+        let Some(topic) = self.topics.number(&page.topic) else { return found };
+        let wall = step.now.wall_ms();
+        let (mut bytes, mut looked) = (0, 0);
+        let mut offset = from;
+        while offset < self.applied_end {
+            let full = found.events.len() as u32 >= page.events || bytes >= PAGE_BYTES;
+            if full || looked >= LOOK_EVENTS {
+                found.next = Some(ReplayCursor::Offset(offset));
+                return found;
+            }
+            let Some(cached) = self.cache.get(offset) else {
+                found.next = Some(ReplayCursor::Offset(offset));
+                found.missing = Some(offset);
+                return found;
+            };
+            looked += 1;
+            if self.topic_at(cached, offset) == topic {
+                let stored = self.fetch(topic, offset).expect("it is in the cache");
+                if stored.schedule_ts <= wall {
+                    bytes += stored.size();
+                    found.events.push(stored);
+                }
+            }
+            offset = offset.plus(1);
+        }
+        found
+    }
+}

@@ -1,0 +1,333 @@
+//! The story of a settlement, owner half: a verdict comes in, or a lease ends.
+//!
+//! ```text
+//!   ack, nack, expiry --> judged from the id and the applied state --> proposed (settling)
+//!        --> durable, applied --> confirmed, and free for the next attempt or done
+//! ```
+//!
+//! Must hold: nothing is confirmed before its entry is applied; between proposal and apply the
+//! event is `settling`: neither handed out nor judged again.
+
+use std::sync::Arc;
+
+use super::ack::unknown_delivery;
+use super::fire::{Timer, TimerKind};
+use crate::base::api::{AckOutcome, AckSpec, DeliveryId, Verdict};
+use crate::base::error::{ApiError, ErrorCode};
+use crate::base::ids::{GroupNo, Position, ShardId};
+use crate::base::limits;
+use crate::engine::delivery::{DeadLetter, Failures, Lease, MemberKey, Settling, backoff_ms};
+use crate::engine::log::{DeadReason, SettleKind, Settlement};
+use crate::engine::mesh::MeshMessage;
+use crate::engine::partition::{Applied, End, Partition};
+use crate::engine::proposals::Waiter;
+use crate::engine::runs::DueSource;
+use crate::engine::step::Step;
+use crate::engine::wheel::Handle;
+
+/// Why an attempt failed.
+struct Failure {
+    reason: DeadReason,
+    text: Arc<str>,
+    delay_ms: Option<u64>,
+}
+
+impl Partition {
+    /// Verdicts on events of this partition.
+    pub(in crate::engine) fn ack(
+        &mut self,
+        step: &mut Step<'_>,
+        shard: ShardId,
+        request: u64,
+        acks: Vec<(u32, AckSpec)>,
+    ) {
+        let mut judged = Vec::new();
+        for (place, ack) in acks {
+            let id = ack.id.expect("the front has answered verdicts without an id");
+            let waiter = |outcome| Waiter::Ack { shard, request, place, outcome };
+            if let Some(outcome) = self.judge(step, &id, ack.verdict, waiter) {
+                judged.push((place, outcome));
+            }
+        }
+        if !judged.is_empty() {
+            step.send(shard, MeshMessage::Acked { request, outcomes: judged });
+        }
+    }
+
+    /// Judges one verdict: an answer at once, or `None` when it waits for an entry.
+    fn judge(
+        &mut self,
+        step: &mut Step<'_>,
+        id: &DeliveryId,
+        verdict: Verdict,
+        waiter: impl FnOnce(AckOutcome) -> Waiter,
+    ) -> Option<AckOutcome> {
+        let position = id.position;
+        let done = |result| Some(AckOutcome { result, committed_offset: position.offset.plus(1) });
+        if !self.is_serving() {
+            return done(Err(ApiError::not_leader()));
+        }
+        let Some(group) = self.group_of(id) else { return Some(unknown_delivery()) };
+        let group = &mut self.groups[group.0 as usize];
+        if group.cursor.is_settled(position) {
+            return match verdict {
+                Verdict::Ack => done(Ok(())),
+                Verdict::Nack { .. } | Verdict::Extend { .. } => done(Err(no_lease(id))),
+            };
+        }
+        let no = group.no;
+        let outcome = AckOutcome { result: Ok(()), committed_offset: position.offset.plus(1) };
+        match (group.dispatch.settling.get(&position).copied(), verdict) {
+            // A second ack waits for the first one's entry: it is the same settlement.
+            (Some(Settling::Done), Verdict::Ack) => {
+                self.proposals
+                    .settle_waits
+                    .entry((no, position))
+                    .or_default()
+                    .push(waiter(outcome));
+                None
+            }
+            (None | Some(Settling::Retry), Verdict::Ack) => {
+                self.propose_done(step, no, position);
+                self.proposals
+                    .settle_waits
+                    .entry((no, position))
+                    .or_default()
+                    .push(waiter(outcome));
+                None
+            }
+            (Some(_), _) => done(Err(no_lease(id))),
+            (None, verdict) => {
+                let lease = group.dispatch.leased.get(&position).copied();
+                let Some(lease) = lease.filter(|lease| lease.attempt == id.attempt) else {
+                    return done(Err(no_lease(id)));
+                };
+                match verdict {
+                    Verdict::Nack { delay_ms, reason } => {
+                        step.stats.nacked += 1;
+                        let reason_code = DeadReason::Nacked;
+                        let failure = Failure { reason: reason_code, text: reason, delay_ms };
+                        self.fail(step, no, position, lease, &failure);
+                        let waits = self.proposals.settle_waits.entry((no, position)).or_default();
+                        waits.push(waiter(outcome));
+                        None
+                    }
+                    Verdict::Extend { by_ms } => {
+                        self.extend(step, no, position, lease, by_ms);
+                        done(Ok(()))
+                    }
+                    Verdict::Ack => unreachable!("an ack was handled above"),
+                }
+            }
+        }
+    }
+
+    /// The group that a delivery id names, if all of it is true: its number, its name, an event at
+    /// that position.
+    fn group_of(&self, id: &DeliveryId) -> Option<GroupNo> {
+        let group = self.groups.get(id.group_no.0 as usize)?;
+        let event = self.topics.get(group.topic).axis.at(id.position);
+        let known = *group.name == *id.group && group.admits(id.position) && event.is_some();
+        known.then_some(group.no)
+    }
+
+    fn propose_done(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.ready.remove(&position);
+        dispatch.held.remove(&position);
+        let lease = dispatch.leased.remove(&position);
+        dispatch.settling.insert(position, Settling::Done);
+        let (attempts, kind) = (lease.map_or(0, |l| l.attempt), SettleKind::Acked);
+        if let Some(lease) = lease {
+            self.end_lease(step, lease);
+        }
+        let settlement = Settlement { group: no, position, attempts, releases: 0, kind };
+        self.proposals.settles.push(&settlement);
+    }
+
+    /// An attempt failed: the next one is proposed, or the end.
+    fn fail(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        position: Position,
+        lease: Lease<Handle>,
+        failure: &Failure,
+    ) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        let was = dispatch.leased.remove(&position);
+        assert!(was.is_some(), "only a leased event fails");
+        self.end_lease(step, lease);
+        let attempts = lease.failed + 1;
+        let (kind, settling) = if attempts > step.config.max_retries {
+            let (reason, text) = (failure.reason, &*failure.text);
+            (SettleKind::Dead { reason, text }, Settling::Done)
+        } else {
+            let (base, max) = (step.config.retry_backoff_ms, step.config.retry_backoff_max_ms);
+            let delay =
+                failure.delay_ms.unwrap_or_else(|| backoff_ms(base, max, attempts, position));
+            let not_before_ms = self.clock.peek(step.now) + delay.min(limits::RETRY_DELAY_MAX_MS);
+            (SettleKind::Retry { not_before_ms }, Settling::Retry)
+        };
+        self.groups[no.0 as usize].dispatch.settling.insert(position, settling);
+        let settlement = Settlement { group: no, position, attempts, releases: 0, kind };
+        self.proposals.settles.push(&settlement);
+    }
+
+    fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
+        self.timers.cancel(lease.timer);
+        if let Some(member) = lease.member {
+            return_credit(step, member, 1);
+        }
+    }
+
+    fn extend(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        position: Position,
+        lease: Lease<Handle>,
+        by_ms: u64,
+    ) {
+        self.timers.cancel(lease.timer);
+        let by_ms = by_ms.min(limits::RETRY_DELAY_MAX_MS);
+        let timer = Timer { kind: TimerKind::LeaseEnd, group: no, position };
+        let handle = self.timers.insert(step.now.boot_ms() + by_ms + 1, timer);
+        let lease = Lease { timer: handle, ..lease };
+        self.groups[no.0 as usize].dispatch.leased.insert(position, lease);
+    }
+
+    /// A lease has run out, or a member has been gone for the grace: see [`TimerKind`].
+    pub(in crate::engine) fn timer(&mut self, step: &mut Step<'_>, timer: Timer) {
+        let Timer { kind, group: no, position } = timer;
+        let group = &mut self.groups[no.0 as usize];
+        match kind {
+            TimerKind::LeaseEnd => {
+                let lease = group.dispatch.leased[&position];
+                step.stats.expired += 1;
+                let text = Arc::from("ack timeout");
+                let failure = Failure { reason: DeadReason::Expired, text, delay_ms: None };
+                self.fail(step, no, position, lease, &failure);
+            }
+            TimerKind::Release => {
+                let lease = group.dispatch.leased[&position];
+                assert!(lease.member.is_none(), "only a lease without a member is released");
+                let releases = group.dispatch.releases.entry(position).or_insert(0);
+                *releases += 1;
+                if *releases > limits::DISCONNECT_RELEASES {
+                    let text = Arc::from("its members disconnected too often");
+                    let reason = DeadReason::Disconnected;
+                    let failure = Failure { reason, text, delay_ms: None };
+                    self.fail(step, no, position, lease, &failure);
+                } else {
+                    group.dispatch.leased.remove(&position);
+                    group.dispatch.release(position);
+                    self.dirty.insert(no);
+                }
+            }
+            TimerKind::Retry => {
+                if !group.cursor.is_settled(position) && group.dispatch.held.contains(&position) {
+                    group.dispatch.release(position);
+                    self.dirty.insert(no);
+                }
+            }
+        }
+    }
+
+    /// Changes the cursors by one settlement of an applied entry.
+    pub(in crate::engine) fn apply_settlement(
+        &mut self,
+        settlement: &Settlement<'_>,
+        append_ts: u64,
+        applied: &mut Applied,
+    ) {
+        let (no, position) = (settlement.group, settlement.position);
+        let group = &mut self.groups[no.0 as usize];
+        match settlement.kind {
+            SettleKind::Acked => {
+                let end = if group.cursor.settle(position) { End::Acked } else { End::Again };
+                applied.settled.push((no, position, end));
+                applied.groups.insert(no);
+            }
+            SettleKind::Dead { reason, text } => {
+                let new = group.cursor.settle(position);
+                if new {
+                    let (attempts, text) = (settlement.attempts, Arc::from(text));
+                    let letter = DeadLetter { reason: reason as u8, attempts, text };
+                    group.dead.insert(position, letter);
+                }
+                let end = if new { End::Dead } else { End::Again };
+                applied.settled.push((no, position, end));
+                applied.groups.insert(no);
+            }
+            SettleKind::Retry { not_before_ms } => {
+                let failures =
+                    Failures { attempts: settlement.attempts, not_before: not_before_ms };
+                group.cursor.fail(position, failures);
+                let delay = not_before_ms.saturating_sub(append_ts);
+                applied.retries.push((no, position, delay));
+            }
+            SettleKind::Released => {}
+        }
+    }
+
+    /// Moves the frontiers of the groups that an entry has settled events of.
+    pub(in crate::engine) fn advance_frontiers(&mut self, applied: &Applied) {
+        for no in &applied.groups {
+            let group = &mut self.groups[no.0 as usize];
+            let (offset, due) = (group.min_offset, group.min_due);
+            let axis = &self.topics.get(group.topic).axis;
+            let beyond = axis.after(group.cursor.frontier()).map(|event| event.position);
+            let admitted = beyond.filter(|p| p.offset >= offset && p.due >= due);
+            group.cursor.advance(admitted);
+        }
+    }
+
+    /// What an applied settlement means to the leader's leases and timers.
+    pub(in crate::engine) fn settled(&mut self, step: &mut Step<'_>, applied: Applied) {
+        for (no, position, end) in applied.settled {
+            match end {
+                End::Acked => step.stats.acked += 1,
+                End::Dead => step.stats.dead += 1,
+                End::Again => {}
+            }
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            dispatch.forget(position);
+            // A settlement of an earlier term may be applied while this one has leased the event.
+            if let Some(lease) = dispatch.leased.remove(&position) {
+                self.end_lease(step, lease);
+            }
+            self.answer_verdicts(step, no, position);
+        }
+        for (no, position, delay) in applied.retries {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            if dispatch.settling.get(&position) == Some(&Settling::Retry) {
+                dispatch.settling.remove(&position);
+                dispatch.held.insert(position);
+                let timer = Timer { kind: TimerKind::Retry, group: no, position };
+                self.timers.insert(step.now.boot_ms() + delay, timer);
+                self.answer_verdicts(step, no, position);
+            }
+        }
+    }
+
+    fn answer_verdicts(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
+        for waiter in self.proposals.settle_waits.remove(&(no, position)).unwrap_or_default() {
+            self.answer(step, waiter);
+        }
+    }
+}
+
+/// Tells a member's session that deliveries are done with.
+pub(super) fn return_credit(step: &mut Step<'_>, member: MemberKey, events: u32) {
+    let message = MeshMessage::Credit { subscription: member.subscription, events };
+    step.send(member.shard, message);
+}
+
+fn no_lease(id: &DeliveryId) -> ApiError {
+    let text = format!(
+        "attempt {} of this delivery is over: it was settled or its time ran out",
+        id.attempt
+    );
+    ApiError::new(ErrorCode::NotFound, text)
+}

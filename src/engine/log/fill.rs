@@ -1,0 +1,140 @@
+//! How far ahead of the tail a segment is filled with zeros.
+//!
+//! A durable write to blocks that were written before needs no metadata, so it is one trip to the
+//! disk. Steps begin small (a fresh node of many partitions stays small) and double whenever a step
+//! comes back and most of it is used already: the tail writes as fast as zeros do.
+
+use crate::base::limits::{FILL_STEP_MAX, FILL_STEP_MIN};
+use crate::base::size::{BLOCK, block_ceil};
+
+/// The zero-filled extent of the active segment. One fill is out at a time.
+#[derive(Debug)]
+pub(super) struct FillAhead {
+    /// Size of a segment.
+    limit: u64,
+    /// First byte not filled.
+    filled: u64,
+    /// End of the fill that is out.
+    asked: Option<u64>,
+    /// Next step.
+    step: u64,
+    /// Stale entries lie before this byte: nothing is written until they are gone.
+    stale_end: u64,
+}
+
+impl FillAhead {
+    pub(super) fn new(limit: u64, filled: u64) -> Self {
+        assert!(limit > 0 && limit.is_multiple_of(BLOCK), "a segment is whole blocks");
+        assert!(filled.is_multiple_of(BLOCK), "fills are whole blocks");
+        Self { limit, filled, asked: None, step: FILL_STEP_MIN, stale_end: 0 }
+    }
+
+    /// Nothing is filled: a new segment. A fill that is out belongs to the old one.
+    pub(super) fn start_segment(&mut self) {
+        self.filled = 0;
+        self.asked = None;
+        self.stale_end = 0;
+    }
+
+    /// Everything from `from` on is to be zeroed anew, before anything is written.
+    pub(super) fn distrust(&mut self, from: u64) {
+        assert!(self.asked.is_none(), "no fill is out while the log is cut");
+        assert!(from.is_multiple_of(BLOCK), "fills are whole blocks");
+        self.stale_end = self.stale_end.max(self.filled);
+        self.filled = self.filled.min(from);
+    }
+
+    /// Whether a fill is out.
+    pub(super) fn is_out(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether stale entries lie where zeros should.
+    pub(super) fn is_stale(&self) -> bool {
+        self.filled < self.stale_end
+    }
+
+    /// Bytes before this may be written.
+    pub(super) fn writable_end(&self) -> u64 {
+        self.filled
+    }
+
+    /// The next range to fill, so that the bytes before `need` and some more can be written.
+    pub(super) fn ask(&mut self, need: u64) -> Option<(u64, u64)> {
+        let need = need.max(self.stale_end);
+        let ahead = self.filled.saturating_sub(need);
+        let enough = self.filled >= need && ahead >= self.step / 2;
+        if self.asked.is_some() || enough || self.filled >= self.limit {
+            return None;
+        }
+        // Someone waits: only as much as it takes, so that it goes on soon.
+        let waited_for = need.saturating_sub(self.filled);
+        let step =
+            if waited_for > 0 { waited_for.clamp(FILL_STEP_MIN, FILL_STEP_MAX) } else { self.step };
+        let to = block_ceil(self.filled + step).min(self.limit);
+        self.asked = Some(to);
+        Some((self.filled, to))
+    }
+
+    /// The range asked for last is filled up to `end`; the tail wants to write up to `need`.
+    pub(super) fn filled(&mut self, end: u64, need: u64) {
+        assert_eq!(self.asked.take(), Some(end), "one fill is out, and it is all done");
+        assert!(self.filled < end && end <= self.limit, "fills only go on");
+        self.filled = end;
+        if end < need + self.step / 2 {
+            self.step = (2 * self.step).min(FILL_STEP_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn an_idle_segment_stays_small() {
+        let mut fill = FillAhead::new(512 * MIB, 0);
+        assert_eq!(fill.ask(BLOCK), Some((0, MIB)));
+        assert_eq!(fill.ask(BLOCK), None, "one at a time");
+        fill.filled(MIB, BLOCK);
+        assert_eq!(fill.ask(2 * BLOCK), None, "enough for now");
+    }
+
+    #[test]
+    fn steps_grow_while_the_tail_outruns_them() {
+        let mut fill = FillAhead::new(512 * MIB, 0);
+        let (mut need, mut largest) = (BLOCK, 0);
+        while let Some((from, to)) = fill.ask(need) {
+            largest = largest.max(to - from);
+            need = (need + 2 * (to - from)).min(512 * MIB);
+            fill.filled(to, need);
+        }
+        assert_eq!(largest, FILL_STEP_MAX);
+        assert_eq!(fill.writable_end(), 512 * MIB, "never beyond the segment");
+    }
+
+    #[test]
+    fn a_slow_tail_keeps_small_steps() {
+        let mut fill = FillAhead::new(64 * MIB, 0);
+        for need in (0..64 * MIB).step_by(BLOCK as usize) {
+            if let Some((from, to)) = fill.ask(need) {
+                assert_eq!(to - from, MIB);
+                fill.filled(to, need);
+            }
+            assert!(fill.writable_end() >= need);
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_over_stale_bytes() {
+        let mut fill = FillAhead::new(64 * MIB, 3 * MIB);
+        fill.distrust(BLOCK);
+        assert!(fill.is_stale());
+        let (from, to) = fill.ask(2 * BLOCK).expect("the stale bytes must go");
+        assert_eq!((from, to), (BLOCK, 3 * MIB));
+        fill.filled(to, 2 * BLOCK);
+        assert!(!fill.is_stale() && fill.writable_end() == 3 * MIB);
+    }
+}

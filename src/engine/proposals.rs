@@ -1,0 +1,257 @@
+//! What is proposed and not yet applied: an overlay over the applied state.
+//!
+//! Decisions are made against the applied state *and* this overlay (next offset, ids in flight,
+//! topic and group numbers given out). Nothing in it is truth: on a change of term it is dropped
+//! whole, and everyone who waits in it is told `not the leader`.
+//!
+//! Must hold: a waiter under index `i` is answered when entry `i` is applied, or dropped with it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::dedup::IdHash;
+use super::delivery::MemberKey;
+use super::log::{GroupsBuilder, PublishBuilder, SettleBuilder};
+use crate::base::api::{AckOutcome, EventOutcome};
+use crate::base::error::ApiError;
+use crate::base::ids::{
+    GroupNo, Index, Offset, PartitionId, Position, ShardId, SubscriptionId, TopicNo,
+};
+
+/// Who waits for an entry to be applied.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A slice of a publish; the outcomes are decided already.
+    Publish {
+        /// Shard of the asker.
+        shard: ShardId,
+        /// Slot of the asker.
+        request: u64,
+        /// One per event.
+        outcomes: Vec<EventOutcome>,
+    },
+    /// One verdict.
+    Ack {
+        /// Shard of the asker.
+        shard: ShardId,
+        /// Slot of the asker.
+        request: u64,
+        /// Place of the verdict in the request.
+        place: u32,
+        /// What to answer.
+        outcome: AckOutcome,
+    },
+    /// A member whose group is being created.
+    Join {
+        /// Shard of the session.
+        shard: ShardId,
+        /// Its stream.
+        subscription: SubscriptionId,
+        /// The group.
+        group: GroupNo,
+        /// The member's name.
+        member: Arc<str>,
+    },
+}
+
+/// An event id that is proposed and not applied.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingId {
+    /// Where it will lie.
+    pub offset: Offset,
+    /// Its time, Unix ms.
+    pub schedule_ts: u64,
+}
+
+/// Publishes that will make up the next entry.
+#[derive(Debug)]
+pub struct OpenPublishes {
+    /// The body in the making.
+    pub builder: PublishBuilder,
+    /// Stamp of the entry.
+    pub append_ts: u64,
+    /// Offset of its first event.
+    pub base_offset: Offset,
+    /// Who waits for it.
+    pub waiters: Vec<Waiter>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Proposals {
+    /// Offset of the next event to be proposed.
+    pub next_offset: Offset,
+    /// Publishes gathered for the next entry.
+    pub publishes: Option<OpenPublishes>,
+    /// Settlements gathered for the next entry.
+    pub settles: SettleBuilder,
+    /// Who waits for an event to be settled, or for its retry to be recorded.
+    pub settle_waits: BTreeMap<(GroupNo, Position), Vec<Waiter>>,
+    /// Groups to be created by the next entry.
+    pub creations: GroupsBuilder,
+    /// Topics that got a number; the next entry of either kind defines them, so that definitions
+    /// lie in the log in order of their numbers.
+    pub new_topics: Vec<(TopicNo, Arc<str>)>,
+    /// Members that wait for their group, by its number.
+    group_waits: BTreeMap<GroupNo, Vec<Waiter>>,
+    /// Members that left while they waited.
+    pub left: BTreeSet<MemberKey>,
+    /// Ids given an offset.
+    pub ids: HashMap<IdHash, PendingId, RandomState>,
+    /// Numbers given to topics.
+    pub topics: HashMap<Arc<str>, TopicNo, RandomState>,
+    /// Numbers given to groups, by name and topic.
+    pub groups: HashMap<(Arc<str>, TopicNo), GroupNo, RandomState>,
+    /// Publish entries that are not applied: first offset, behind the last, index.
+    entries: VecDeque<(Offset, Offset, Index)>,
+    waiters: BTreeMap<Index, Vec<Waiter>>,
+}
+
+impl Proposals {
+    /// An empty overlay over a state whose next offset is this.
+    pub fn new(next_offset: Offset) -> Self {
+        let state = || RandomState::with_seeds(5, 6, 7, 8);
+        Self {
+            next_offset,
+            publishes: None,
+            settles: SettleBuilder::new(),
+            settle_waits: BTreeMap::new(),
+            creations: GroupsBuilder::new(),
+            new_topics: Vec::new(),
+            group_waits: BTreeMap::new(),
+            left: BTreeSet::new(),
+            ids: HashMap::with_hasher(state()),
+            topics: HashMap::with_hasher(state()),
+            groups: HashMap::with_hasher(state()),
+            entries: VecDeque::new(),
+            waiters: BTreeMap::new(),
+        }
+    }
+
+    /// Nothing is gathered for a next entry.
+    pub fn is_idle(&self) -> bool {
+        self.publishes.is_none() && self.settles.is_empty() && self.creations.is_empty()
+    }
+
+    /// Nothing is gathered, and nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.is_idle()
+            && self.waiters.is_empty()
+            && self.settle_waits.is_empty()
+            && self.group_waits.is_empty()
+    }
+
+    /// Bytes gathered for the next publish entry.
+    pub fn open_bytes(&self) -> usize {
+        self.publishes.as_ref().map_or(0, |open| open.builder.body_bytes())
+    }
+
+    /// A record with this id has been applied: the table of the applied state knows it now.
+    pub fn id_applied(&mut self, hash: IdHash, offset: Offset) {
+        if self.ids.get(&hash).is_some_and(|pending| pending.offset == offset) {
+            self.ids.remove(&hash);
+        }
+    }
+
+    /// A publish entry has got its index.
+    pub fn entry_proposed(&mut self, base: Offset, end: Offset, index: Index) {
+        self.entries.push_back((base, end, index));
+    }
+
+    /// Waits for an entry.
+    pub fn wait(&mut self, index: Index, waiters: Vec<Waiter>) {
+        if !waiters.is_empty() {
+            self.waiters.entry(index).or_default().extend(waiters);
+        }
+    }
+
+    /// Waits for the entry that will hold a proposed offset.
+    pub fn wait_for_offset(&mut self, offset: Offset, waiter: Waiter) {
+        let proposed = self.entries.iter().find(|(base, end, _)| *base <= offset && offset < *end);
+        if let Some((_, _, index)) = proposed {
+            self.waiters.entry(*index).or_default().push(waiter);
+        } else {
+            let open =
+                self.publishes.as_mut().expect("a pending id lies in an entry or the open one");
+            assert!(offset >= open.base_offset);
+            open.waiters.push(waiter);
+        }
+    }
+
+    /// Waits for a group to be created.
+    pub fn wait_for_group(&mut self, no: GroupNo, waiter: Waiter) {
+        self.group_waits.entry(no).or_default().push(waiter);
+    }
+
+    /// A group exists: its numbers are the applied state's, and these members join it.
+    pub fn group_created(&mut self, no: GroupNo) -> Vec<Waiter> {
+        self.groups.retain(|_, proposed| *proposed != no);
+        self.group_waits.remove(&no).unwrap_or_default()
+    }
+
+    /// Topics up to this number are the applied state's.
+    pub fn topics_defined(&mut self, count: usize) {
+        self.topics.retain(|_, no| no.0 as usize >= count);
+    }
+
+    /// Whether a stream waits for its group.
+    pub fn is_joining(&self, key: MemberKey) -> bool {
+        let is_it = |waiter: &Waiter| match waiter {
+            Waiter::Join { shard, subscription, .. } => {
+                *shard == key.shard && *subscription == key.subscription
+            }
+            _ => false,
+        };
+        self.group_waits.values().flatten().any(is_it)
+    }
+
+    /// An entry has been applied: who waited for it.
+    pub fn applied(&mut self, index: Index) -> Vec<Waiter> {
+        while self.entries.front().is_some_and(|(_, _, entry)| *entry <= index) {
+            self.entries.pop_front();
+        }
+        self.waiters.remove(&index).unwrap_or_default()
+    }
+
+    /// The term is over: everyone who waits, in order, and an empty overlay in its place.
+    pub fn drop_all(&mut self, next_offset: Offset) -> Vec<Waiter> {
+        let old = std::mem::replace(self, Self::new(next_offset));
+        let mut waiters: Vec<Waiter> = old.waiters.into_values().flatten().collect();
+        waiters.extend(old.publishes.into_iter().flat_map(|open| open.waiters));
+        waiters.extend(old.settle_waits.into_values().flatten());
+        waiters.extend(old.group_waits.into_values().flatten());
+        waiters
+    }
+}
+
+impl Waiter {
+    /// The message that tells the asker that nothing came of it.
+    pub fn failed(
+        self,
+        partition: PartitionId,
+        error: &ApiError,
+    ) -> (ShardId, super::mesh::MeshMessage) {
+        use super::mesh::MeshMessage as M;
+        match self {
+            Self::Publish { shard, request, outcomes } => {
+                let fail = |outcome| match outcome {
+                    // What failed by itself keeps its own reason.
+                    EventOutcome::Failed(own) => EventOutcome::Failed(own),
+                    _ => EventOutcome::Failed(Box::new(error.clone())),
+                };
+                let outcomes = outcomes.into_iter().map(fail).collect();
+                (shard, M::Published { request, partition, outcomes })
+            }
+            Self::Ack { shard, request, place, outcome } => {
+                let result = Err(error.clone());
+                let outcome = AckOutcome { result, committed_offset: outcome.committed_offset };
+                (shard, M::Acked { request, outcomes: vec![(place, outcome)] })
+            }
+            Self::Join { shard, subscription, .. } => {
+                (shard, M::Joined { subscription, partition, result: Err(error.clone()) })
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The topics of one partition: names to numbers, each with its due axis and its groups.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use super::runs::MemoryIndex;
+use crate::base::ids::{GroupNo, TopicNo};
+
+/// A topic in one partition.
+#[derive(Debug)]
+pub struct Topic {
+    /// Its name, shared with every event handed out.
+    pub name: Arc<str>,
+    /// Its applied events in due order.
+    pub axis: MemoryIndex,
+    /// Groups that consume it here.
+    pub groups: Vec<GroupNo>,
+}
+
+/// All topics of one partition; numbers are dense from 0 in log order.
+#[derive(Debug)]
+pub struct Topics {
+    list: Vec<Topic>,
+    numbers: HashMap<Arc<str>, TopicNo, RandomState>,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        let numbers = HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
+        Self { list: Vec::new(), numbers }
+    }
+}
+
+impl Topics {
+    /// The topic's number.
+    pub fn number(&self, name: &str) -> Option<TopicNo> {
+        self.numbers.get(name).copied()
+    }
+
+    /// An applied entry defines a topic.
+    ///
+    /// # Panics
+    /// If the number is not the next one, or the name is taken.
+    pub fn define(&mut self, no: TopicNo, name: &str) {
+        assert_eq!(no.0 as usize, self.list.len(), "topic numbers are dense, in log order");
+        let name: Arc<str> = Arc::from(name);
+        let before = self.numbers.insert(name.clone(), no);
+        assert!(before.is_none(), "a topic is defined once");
+        self.list.push(Topic { name, axis: MemoryIndex::default(), groups: Vec::new() });
+    }
+
+    /// The topic with this number, which an applied entry has defined.
+    pub fn get(&self, no: TopicNo) -> &Topic {
+        &self.list[no.0 as usize]
+    }
+
+    /// As [`Self::get`].
+    pub fn get_mut(&mut self, no: TopicNo) -> &mut Topic {
+        &mut self.list[no.0 as usize]
+    }
+
+    /// How many there are: the next number.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// All of them, in order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (TopicNo, &Topic)> {
+        self.list.iter().enumerate().map(|(no, topic)| (TopicNo(no as u32), topic))
+    }
+}
