@@ -123,7 +123,12 @@ fn files_are_made_and_removed_in_order() {
 fn the_hard_state_alternates_between_its_slots() {
     on_disk(|disk| async move {
         for number in 1..=3 {
-            let state = HardState { term: Term(number * 10), vote: 1, commit: Index(number) };
+            let state = HardState {
+                term: Term(number * 10),
+                vote: 1,
+                commit: Index(number),
+                cut_from: Index(number + 1),
+            };
             disk.in_order(PARTITION, FileOp::Save(state));
             assert!(matches!(next(&disk.inbox).await, Input::HardStateSaved { .. }));
             let found = mount(&disk.data, PARTITION).expect("mounted");
