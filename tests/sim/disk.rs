@@ -333,7 +333,11 @@ impl Disk {
             (Op::Fill { .. }, Some(file)) => {
                 let written = file.kept.range(start / BLOCK..end / BLOCK).next().is_some();
                 let open = self.unlocked.contains(&key.0);
-                hold!(DiskContract, open || !written, "{key:?}: fill of {start}..{end}, which is written");
+                hold!(
+                    DiskContract,
+                    open || !written,
+                    "{key:?}: fill of {start}..{end}, which is written"
+                );
             }
             _ => {}
         }
