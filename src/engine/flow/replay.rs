@@ -318,7 +318,7 @@ struct Found {
 
 impl Partition {
     /// Reads a page; one that needs the disk and has nothing yet is parked.
-    pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, page: Page) {
+    pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, mut page: Page) {
         // Before that, what is applied may be less than what was once acknowledged.
         if !matches!(self.phase, Phase::Serving | Phase::ReadOnly(_)) {
             let text = format!("partition {} is opening; retry with backoff", self.id);
@@ -334,6 +334,8 @@ impl Partition {
             (range, from) => unreachable!("a cursor of another kind: {range:?} {from:?}"),
         };
         if let Some(offset) = found.missing.filter(|_| found.events.is_empty()) {
+            // What was passed is not needed again: it may be out of the cache by then.
+            page.from = found.next.expect("a page goes on where a record is missing");
             return self.read_for(step, offset, Flow::Replay(Box::new(page)));
         }
         let (subscription, partition) = (page.subscription, self.id);
