@@ -163,8 +163,7 @@ impl Engine {
             return Some(now.boot_us);
         }
         let own = self.partitions.values().filter_map(|partition| partition.next_deadline(now));
-        let pace = self.front.next_pace_ms().map(|ms| ms * 1_000);
-        own.chain(pace).min()
+        own.chain(self.front.next_pace_us(now)).min()
     }
 
     /// Whether one more [`Input::Request`] may be given.

@@ -159,6 +159,8 @@ impl Directory {
         allow_buffered_io: bool,
     ) -> Result<Self, DirectoryError> {
         assert!(partitions > 0, "a data directory has at least one partition");
+        // glommio gives relative paths to io_uring without a directory to start from.
+        let path = &std::path::absolute(path).map_err(io_error("find the directory", path))?;
         create_private(path)?;
         let lock = lock(path)?;
         let direct_io = has_direct_io(path)?;

@@ -65,11 +65,15 @@ impl Partition {
         stats.in_flight += status.in_flight;
         stats.indexed += self.indexed();
         stats.high_watermarks.push((self.id.0, status.high_watermark.0));
+        // The wheel stands still while nothing is due; what was published with its time already
+        // past is due by the stamp of its entry.
+        let now_ms = self.wheel.now_ms().max(self.clock.last());
         for group in &self.groups {
             let topic = self.topics.get(group.topic);
             let beyond = topic.axis.after(group.cursor.frontier());
-            let due = beyond.take_while(|event| event.position.due <= self.wheel.now_ms());
-            let lag = due.take(LAG_COUNT).count() + group.cursor.unsettled().len();
+            let due = beyond.take_while(|event| event.position.due <= now_ms).take(LAG_COUNT);
+            let open = due.filter(|event| group.wants(event.position)).count();
+            let lag = open + group.cursor.unsettled().len();
             stats.groups.push(GroupStats {
                 group: group.name.to_string(),
                 topic: topic.name.to_string(),

@@ -250,7 +250,8 @@ impl Partition {
         if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
             return; // the read's end comes back here
         }
-        let offer = self.offer(step, no);
+        // A group at its bound has something and can't give it: it offers again once it can.
+        let offer = if deliveries.is_empty() { None } else { self.offer(step, no) };
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         let member = dispatch.members.get_mut(&key).expect("just seen");
         member.granted = None;
@@ -325,11 +326,17 @@ impl Partition {
         let axis = &self.topics.get(group.topic).axis;
         let mut passed = None;
         let mut found = None;
-        for event in axis.after(group.dispatch.next_read).take(SKIP_AT_ONCE) {
+        let mut looked = 0;
+        for event in axis.after(group.dispatch.next_read) {
             let position = event.position;
             if position.due > wall {
                 break;
             }
+            if looked == SKIP_AT_ONCE {
+                self.dirty.insert(no); // there may be more: after the others' turn
+                break;
+            }
+            looked += 1;
             let ahead = group.dispatch.ahead.contains(&position);
             if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
                 found = Some(position);
