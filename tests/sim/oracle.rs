@@ -94,7 +94,8 @@ impl Oracle {
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
                 for d in deliveries {
-                    self.never_early(shard, d.event.partition, d.event.schedule_ts, now);
+                    let (place, schedule_ts) = (d.event.offset, d.event.schedule_ts);
+                    hold!(NeverEarly, schedule_ts <= now.wall_ms, "{place}: {schedule_ts} {now:?}");
                     self.records.seen(&d.event);
                     self.groups.delivered((shard, *to), group, d, &self.records, now);
                 }
@@ -107,7 +108,7 @@ impl Oracle {
                     *bytes == size && latest == Some(*not_before),
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
-                events.iter().for_each(|r| self.replayed((shard, *to), r));
+                events.iter().for_each(|r| self.replayed((shard, *to), r, now));
             }
             Effect::Recovered { report } => self.recovered(report),
             _ => {}
@@ -332,8 +333,9 @@ impl Oracle {
         hold!(RefusalExplained, explained, "{key:?}: {error:?}");
     }
 
-    fn replayed(&mut self, key: StreamKey, replayed: &Replayed) {
-        // A page may wait for its pace while the wall goes back: its socket holds it (`World::socket`).
+    fn replayed(&mut self, key: StreamKey, replayed: &Replayed, now: Moment) {
+        let (place, schedule_ts) = (replayed.event.offset, replayed.event.schedule_ts);
+        hold!(NeverEarly, schedule_ts <= now.wall_ms, "{place}: {schedule_ts} {now:?}");
         self.records.seen(&replayed.event);
         match self.open.get_mut(&key) {
             Some(Open { kind: Kind::Replay(replay), orphan: false, .. }) => replay.came(replayed),
@@ -363,17 +365,6 @@ impl Oracle {
         }
     }
 
-    /// In the shard that owns the event nothing is early; another shard may hear of a decision
-    /// that a step of the wall has overtaken, and its driver holds it back.
-    fn never_early(&self, shard: ShardId, partition: PartitionId, schedule_ts: u64, now: Moment) {
-        let own = route::shard_of(partition, now.shards) == shard;
-        let wall_ms = if own { now.wall_ms } else { now.highest_ms };
-        hold!(
-            NeverEarly,
-            schedule_ts <= wall_ms,
-            "partition {partition}: an event of {schedule_ts} leaves at {wall_ms}"
-        );
-    }
 }
 
 impl Kind {
