@@ -159,6 +159,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
     raise_descriptor_limit();
     let directory =
         Directory::open(&config.data_dir, config.engine.partitions, config.allow_buffered_io)?;
+    config.data_dir.clone_from(&directory.path);
     config.engine.cluster = directory.cluster;
     config.engine.dedup_key = directory.dedup_key;
     let mut partitions = mount_all(&directory, &config.engine)?;
