@@ -275,6 +275,14 @@ impl Partition {
     /// The first entry of a term: a no-op, behind a state entry where a segment begins.
     fn open_term(&mut self, step: &mut Step<'_>) {
         let tail = self.tail.as_ref().expect("a log has a segment");
+        if !tail.fits(Body::no_op().entry_len()) {
+            // Restarts have used up what is kept free for them: the term begins in a new segment.
+            let applied = self.replica.applied() == self.replica.last().0;
+            assert!(applied, "a segment begins with the state of all before it");
+            self.phase = Phase::Founding;
+            let first = self.replica.last().0.next();
+            return self.create_segment(step, first);
+        }
         if tail.end().position == 0 {
             self.propose_state(step);
         }
@@ -290,9 +298,13 @@ impl Partition {
         if self.phase != Phase::Founding {
             return self.rolled(step, segment);
         }
-        let segment_bytes = step.config.segment_bytes;
-        let end = Place::new(segment, 0);
-        self.tail = Some(Tail::new(self.ids, segment_bytes, end, &[], 0));
+        if let Some(tail) = &mut self.tail {
+            tail.start_segment(segment, self.writes.synced);
+        } else {
+            let segment_bytes = step.config.segment_bytes;
+            let end = Place::new(segment, 0);
+            self.tail = Some(Tail::new(self.ids, segment_bytes, end, &[], 0));
+        }
         self.segments.push((segment, 0));
         self.open_term(step);
     }
