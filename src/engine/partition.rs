@@ -98,6 +98,8 @@ pub struct Partition {
     pub(super) dirty: BTreeSet<GroupNo>,
     pub(super) members: BTreeMap<MemberKey, GroupNo>,
     pub(super) armed: bool,
+    /// What the wall clock read last.
+    pub(super) wall_seen_ms: u64,
 }
 
 impl Partition {
@@ -137,6 +139,7 @@ impl Partition {
             dirty: BTreeSet::new(),
             members: BTreeMap::new(),
             armed: false,
+            wall_seen_ms: 0,
         }
     }
 

@@ -79,6 +79,7 @@ impl Partition {
         if !self.armed {
             return false;
         }
+        self.observe_wall(step);
         let mut fired = Vec::new();
         let limit = limits::STEP_EVENTS;
         let mut more = self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
@@ -246,6 +247,7 @@ impl Partition {
         let group = &self.groups[no.0 as usize];
         let Some(member) = group.dispatch.members.get(&key) else { return };
         let Some((events, bytes)) = member.granted else { return };
+        self.observe_wall(step);
         let deliveries = self.hand_out(step, no, key, events, bytes);
         if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
             return; // the read's end comes back here
@@ -390,6 +392,7 @@ impl Partition {
 
     /// Offers what has become ready to the members that have heard of nothing yet.
     pub(in crate::engine) fn offer_dirty(&mut self, step: &mut Step<'_>) {
+        self.observe_wall(step);
         for no in std::mem::take(&mut self.dirty) {
             let members = &self.groups[no.0 as usize].dispatch.members;
             if members.values().all(|member| member.offered || member.granted.is_some()) {

@@ -358,6 +358,7 @@ impl Partition {
     /// Files every event whose time has not come, and makes all groups ready to go on.
     fn arm_all(&mut self, step: &mut Step<'_>) {
         self.armed = true;
+        self.wall_seen_ms = step.now.wall_ms();
         self.wheel = Wheel::new(step.config.tick_ms, step.now.wall_ms());
         self.timers = Wheel::new(1, step.now.boot_ms());
         for no in 0..self.groups.len() {
