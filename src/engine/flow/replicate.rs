@@ -162,8 +162,8 @@ impl Partition {
     }
 
     fn truncated(&mut self, step: &mut Step<'_>) {
-        let last = self.replica.last().0;
-        self.writes = Writes::starting_at(last);
+        // What stays and was not written yet is still queued: the next term writes it.
+        self.writes = Writes::starting_at(self.replica.persisted());
         self.proposals.next_offset = self.sealed_end;
         let Phase::Deposed { truncate_from, .. } = &mut self.phase else {
             unreachable!("only a deposed replica truncates");
