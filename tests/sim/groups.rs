@@ -291,10 +291,11 @@ impl Groups {
         self.take_credit(key, place, now);
         let first = self.lease(key, group, place, d, now);
         if first {
-            let quiet_since = self.groups[group].last_end_us;
             let record = records.record(place).expect("seen before it is judged");
+            // Granted to a stream that ended, and never seen here: it comes again, and late.
+            let quiet = self.groups[group].last_end_us < records.given_us(record);
             let stream = self.streams.get_mut(&key).expect("looked up above");
-            stream.order.first(place.0, d.event.position(), record, quiet_since, now, &self.facts);
+            stream.order.first(d.event.position(), place.0, record, quiet, now, &self.facts);
         }
     }
 
@@ -389,7 +390,9 @@ impl Groups {
 
     fn check_lease(&self, key: StreamKey, group: usize, place: Place, d: &Delivery, now: Moment) {
         let Some(handled) = self.groups[group].handled.get(&place) else {
-            let unseen = self.groups[group].last_end_us > 0;
+            // A grant that a step of the wall has overtaken waits in its session's shard and may
+            // run out there, so that its attempt is never seen.
+            let unseen = self.groups[group].last_end_us > 0 || now.set_back;
             let first = d.attempt == 1 || unseen;
             hold!(AttemptCounted, first, "{place:?}: attempt {} is the first", d.attempt);
             return;
@@ -504,6 +507,7 @@ impl Group {
 impl Handled {
     /// Acknowledged; or an ack was given whose answer nobody saw, and it has not come again.
     fn done(&self) -> bool {
-        self.confirmed.is_some() || (self.ack_given_us.is_some() && self.last.as_ref().is_some_and(|l| l.acked))
+        self.confirmed.is_some()
+            || (self.ack_given_us.is_some() && self.last.as_ref().is_some_and(|l| l.acked))
     }
 }

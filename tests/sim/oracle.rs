@@ -190,7 +190,7 @@ impl Oracle {
 
     fn asked(&mut self, key: StreamKey, request: &Request, now: Moment) {
         let kind = match request {
-            Request::Publish(message) => self.published(message),
+            Request::Publish(message) => self.published(message, now),
             Request::Ack(specs) => {
                 specs.iter().for_each(|spec| self.groups.judged(spec, now));
                 Kind::Ack(specs.clone())
@@ -222,11 +222,11 @@ impl Oracle {
         assert!(!reused, "the workload gives each request a correlation id of its own");
     }
 
-    fn published(&mut self, message: &PublishMessage) -> Kind {
+    fn published(&mut self, message: &PublishMessage, now: Moment) -> Kind {
         let numbers = message.events.iter().map(|event| {
             let payload = event.payload.of(&message.bytes);
             let number = u32::from_le_bytes(*payload.first_chunk().expect("a number"));
-            self.records.tried(number);
+            self.records.tried(number, now);
             number
         });
         Kind::Publish { numbers: numbers.collect(), batch: message.batch }
@@ -364,7 +364,6 @@ impl Oracle {
             self.records.recovered(report.partition, report.events);
         }
     }
-
 }
 
 impl Kind {

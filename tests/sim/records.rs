@@ -28,6 +28,8 @@ pub struct Moment {
     pub epoch: u64,
     /// Its shards.
     pub shards: u16,
+    /// The wall has been set back in this run.
+    pub set_back: bool,
 }
 
 /// What is known of one offset.
@@ -42,6 +44,8 @@ pub struct Record {
     pub append_ts: Option<u64>,
     /// World time of the first answer that acknowledged it.
     pub acked_us: Option<u64>,
+    /// An answer has said `stored`; no other may.
+    stored: bool,
 }
 
 /// One partition's log as seen from outside.
@@ -70,6 +74,8 @@ pub struct Records {
     pub contents: Vec<Content>,
     /// How often each content was given to the engine without a definite refusal.
     tries: Vec<u32>,
+    /// World time at which each content was first given to the engine.
+    given_us: Vec<u64>,
     pub partitions: Vec<Partition>,
     ids: BTreeMap<(u16, Arc<str>, String), Known>,
     /// Ids are remembered for the whole run.
@@ -81,6 +87,7 @@ impl Records {
         Self {
             contents: Vec::new(),
             tries: Vec::new(),
+            given_us: Vec::new(),
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             ids: BTreeMap::new(),
             exact_dedup,
@@ -92,6 +99,7 @@ impl Records {
         content.number = self.contents.len() as u32;
         self.contents.push(content);
         self.tries.push(0);
+        self.given_us.push(u64::MAX);
         self.contents.len() as u32 - 1
     }
 
@@ -104,8 +112,15 @@ impl Records {
     }
 
     /// The engine is given this event.
-    pub fn tried(&mut self, number: u32) {
+    pub fn tried(&mut self, number: u32, now: Moment) {
         self.tries[number as usize] += 1;
+        let given_us = &mut self.given_us[number as usize];
+        *given_us = now.time_us.min(*given_us);
+    }
+
+    /// World time before which the event cannot have been in the log.
+    pub fn given_us(&self, record: &Record) -> u64 {
+        record.content.map_or(0, |number| self.given_us[number as usize])
     }
 
     /// Stored at an offset of its own.
@@ -131,12 +146,11 @@ impl Records {
             content.when,
             placed.schedule_ts
         );
-        let acked = self.record(place).is_some_and(|r| {
-            r.acked_us.is_some() && r.content == Some(number) && !self.exact_answer_lost(place)
-        });
-        hold!(OneOffsetOneId, !acked, "{place:?} is given to {number} twice");
         self.see(place, number, placed.schedule_ts, None);
         self.acknowledge(place, now);
+        let record = self.partitions[place.0 as usize].records.get_mut(&place.1);
+        let twice = std::mem::replace(&mut record.expect("just seen").stored, true);
+        hold!(OneOffsetOneId, !twice, "{place:?} is given to {number}, and was given before");
         let known = self.known(place);
         let first = known.offsets.iter().all(|other| placed.offset.0 <= *other);
         hold!(
@@ -165,6 +179,7 @@ impl Records {
             schedule_ts: placed.schedule_ts,
             append_ts: None,
             acked_us: None,
+            stored: false,
         };
         self.agree(place, record);
         self.acknowledge(place, now);
@@ -321,6 +336,7 @@ impl Records {
             schedule_ts,
             append_ts,
             acked_us: None,
+            stored: false,
         };
         self.agree(place, record);
         let known = self.known(place);
@@ -373,12 +389,6 @@ impl Records {
         let records = &mut self.partitions[place.0 as usize].records;
         let record = records.get_mut(&place.1).expect("seen before it is acknowledged");
         record.acked_us.get_or_insert(now.time_us);
-    }
-
-    /// A first answer `stored` may have been preceded by a duplicate's answer for the same offset
-    /// (two requests of one commit, answered in either order).
-    fn exact_answer_lost(&self, place: (u16, u64)) -> bool {
-        self.known(place).first == Some(place.1)
     }
 
     fn key(&self, place: (u16, u64)) -> (u16, Arc<str>, String) {

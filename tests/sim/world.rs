@@ -189,6 +189,7 @@ impl World {
             lowest_ms: self.clock.lowest_wall_ms(slack_us),
             highest_ms: self.clock.highest_wall_ms(slack_us),
             epoch: self.epoch,
+            set_back: self.clock.was_set_back(),
             shards: self.node.as_ref().map_or(1, |node| node.shards.len() as u16),
         }
     }
