@@ -54,7 +54,7 @@ impl Front {
         &mut self,
         step: &mut Step<'_>,
         from: Caller,
-        spec: SubscribeSpec,
+        spec: &SubscribeSpec,
     ) {
         if self.has_stream(from) {
             let text = "correlation id: a stream with this id is open already";
