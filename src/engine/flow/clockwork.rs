@@ -1,5 +1,5 @@
-//! What a partition tells its engine about itself: when it wants to be woken, whether it is at rest,
-//! and its gauges.
+//! What a partition tells its engine about itself: when it wants to be woken, whether it is at
+//! rest, and its gauges.
 
 use super::recover::Phase;
 use crate::base::ids::ShardId;

@@ -1,8 +1,8 @@
 //! The story of a record that is needed again, owner half: from memory, or by a read of the log.
 //!
-//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what they
-//! bring goes into the record cache, and the flows that waited go on from there. So a flow that
-//! walks forward reads ahead by itself.
+//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what
+//! they bring goes into the record cache, and the flows that waited go on from there. So a flow
+//! that walks forward reads ahead by itself.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The story of a publish: split to the owners, decided there, answered once with a result per event.
+//! The story of a publish: split to the owners, decided there, answered once with a result per
+//! event.
 //!
 //! A message whose events all lie in one partition (every single publish) is passed on whole.
 
