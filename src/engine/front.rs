@@ -72,7 +72,7 @@ impl Front {
         match request {
             Request::Publish(message) => self.publish(step, from, message),
             Request::Ack(acks) => self.ack(step, from, acks),
-            Request::Subscribe(spec) => self.subscribe(step, from, spec),
+            Request::Subscribe(spec) => self.subscribe(step, from, &spec),
             Request::Replay(spec) => self.replay(step, from, spec),
             Request::CloseStream { correlation } => {
                 let caller = Caller { session: from.session, correlation };

@@ -110,7 +110,7 @@ impl Engine {
                 own(partitions, partition).write_done(step, write);
             }
             Input::ReadDone { partition, read, data } => {
-                own(partitions, partition).read_done(step, read, data);
+                own(partitions, partition).read_done(step, read, &data);
             }
             Input::Filled { partition, segment, end } => {
                 own(partitions, partition).filled(step, segment, end);
@@ -241,7 +241,7 @@ fn hear(
     match message {
         M::Publish { request, partition, bytes, events, allow_duplicate } => {
             let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
-            own(partitions, partition).publish(step, slice);
+            own(partitions, partition).publish(step, &slice);
         }
         M::Ack { request, partition, acks } => {
             own(partitions, partition).ack(step, from, request, acks);

@@ -1,7 +1,7 @@
 //! The truth about events: what was sent, what was acknowledged, and what was seen at which offset.
 //!
-//! Everything that shows an event (an answer, a delivery, a replay) is a sighting, and all sightings
-//! of an offset must agree, for ever and across crashes.
+//! Everything that shows an event (an answer, a delivery, a replay) is a sighting, and all
+//! sightings of an offset must agree, for ever and across crashes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

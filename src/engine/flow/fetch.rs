@@ -1,8 +1,8 @@
 //! The story of a record that is needed again, owner half: from memory, or by a read of the log.
 //!
-//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what they
-//! bring goes into the record cache, and the flows that waited go on from there. So a flow that
-//! walks forward reads ahead by itself.
+//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what
+//! they bring goes into the record cache, and the flows that waited go on from there. So a flow
+//! that walks forward reads ahead by itself.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ impl Partition {
     }
 
     /// Topic of a record in memory.
-    pub(in crate::engine) fn topic_at(&self, cached: &Cached, offset: Offset) -> TopicNo {
+    pub(in crate::engine) fn topic_at(cached: &Cached, offset: Offset) -> TopicNo {
         let Content::Publish(view) = cached.body.content() else {
             unreachable!("only entries with records are cached");
         };
@@ -100,10 +100,10 @@ impl Partition {
     }
 
     /// Bytes of the log are there.
-    pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: Bytes) {
+    pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) {
         match read {
-            SCAN_READ => return self.scanned(step, &data),
-            CUT_READ => return self.cut_block(step, &data),
+            SCAN_READ => return self.scanned(step, data),
+            CUT_READ => return self.cut_block(step, data),
             _ => {}
         }
         let reading = self.reads.out.remove(&read).expect("a read is done once");
@@ -118,7 +118,7 @@ impl Partition {
             reading.flows.iter().any(|(offset, _)| holds(*offset))
         };
         let fault = loop {
-            match reader.next(at, &data, end) {
+            match reader.next(at, data, end) {
                 Parsed::Entry { header, body, .. } => {
                     found_one = true;
                     // What is not applied may still be cut away.

@@ -145,23 +145,22 @@ impl Partition {
             return;
         }
         let (shard, subscription) = (join.key.shard, join.key.subscription);
-        let no = match self.proposals.groups.get(&key).copied() {
-            Some(no) => no,
-            None => {
-                let next = self.groups.len() + self.proposals.groups.len();
-                if next >= limits::GROUPS {
-                    let text = format!("consumer_group: {next} groups exist, the limit");
-                    let error = ApiError::new(ErrorCode::ResourceExhausted, text);
-                    return self.joined(step, join.key, Err(error));
-                }
-                let no = GroupNo(next as u32);
-                let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
-                let name = &*join.group;
-                let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
-                self.proposals.creations.push(&group);
-                self.proposals.groups.insert(key, no);
-                no
+        let no = if let Some(no) = self.proposals.groups.get(&key).copied() {
+            no
+        } else {
+            let next = self.groups.len() + self.proposals.groups.len();
+            if next >= limits::GROUPS {
+                let text = format!("consumer_group: {next} groups exist, the limit");
+                let error = ApiError::new(ErrorCode::ResourceExhausted, text);
+                return self.joined(step, join.key, Err(error));
             }
+            let no = GroupNo(next as u32);
+            let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
+            let name = &*join.group;
+            let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
+            self.proposals.creations.push(&group);
+            self.proposals.groups.insert(key, no);
+            no
         };
         let waiter = Waiter::Join { shard, subscription, group: no, member: join.member };
         self.proposals.wait_for_group(no, waiter);
@@ -328,8 +327,7 @@ impl Partition {
         let axis = &self.topics.get(group.topic).axis;
         let mut passed = None;
         let mut found = None;
-        let mut looked = 0;
-        for event in axis.after(group.dispatch.next_read) {
+        for (looked, event) in axis.after(group.dispatch.next_read).enumerate() {
             let position = event.position;
             if position.due > wall {
                 break;
@@ -338,7 +336,6 @@ impl Partition {
                 self.dirty.insert(no); // there may be more: after the others' turn
                 break;
             }
-            looked += 1;
             let ahead = group.dispatch.ahead.contains(&position);
             if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
                 found = Some(position);

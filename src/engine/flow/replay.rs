@@ -411,7 +411,7 @@ impl Partition {
                 return found;
             };
             looked += 1;
-            if self.topic_at(cached, offset) == topic {
+            if Self::topic_at(cached, offset) == topic {
                 let stored = self.fetch(topic, offset).expect("it is in the cache");
                 if stored.schedule_ts <= wall {
                     bytes += stored.size();

@@ -1,4 +1,5 @@
-//! The story of a subscription: joining partitions, offers in, grants out, deliveries to the socket.
+//! The story of a subscription: joining partitions, offers in, grants out, deliveries to the
+//! socket.
 //!
 //! The member's credit lives here, in the session's shard, and nowhere else:
 //! `free = credit - in flight - granted`. Partitions offer what they have ready; the earliest due
@@ -54,7 +55,7 @@ impl Front {
         &mut self,
         step: &mut Step<'_>,
         from: Caller,
-        spec: SubscribeSpec,
+        spec: &SubscribeSpec,
     ) {
         if self.has_stream(from) {
             let text = "correlation id: a stream with this id is open already";
