@@ -15,8 +15,8 @@ const REMEMBERED: usize = 128;
 struct First {
     position: Position,
     at_us: u64,
-    /// Lowest wall within the slack before it.
-    lowest_ms: u64,
+    /// What the wall had surely reached by then.
+    noticed_ms: u64,
 }
 
 /// The first deliveries of one stream.
@@ -45,7 +45,7 @@ impl Order {
             let due_ms = record.schedule_ts + 2 * facts.tick_ms + 1;
             let overtaken = firsts.iter().find(|f| {
                 let committed = committed_us + facts.slack_us < f.at_us;
-                position < f.position && committed && due_ms < f.lowest_ms
+                position < f.position && committed && due_ms < f.noticed_ms
             });
             if let Some(other) = overtaken.filter(|_| quiet) {
                 hold!(
@@ -60,6 +60,6 @@ impl Order {
         if firsts.len() == REMEMBERED {
             firsts.pop_front();
         }
-        firsts.push_back(First { position, at_us: now.time_us, lowest_ms: now.lowest_ms });
+        firsts.push_back(First { position, at_us: now.time_us, noticed_ms: now.noticed_ms });
     }
 }

@@ -24,6 +24,8 @@ pub struct Moment {
     /// Lowest and highest wall of the last moments: what another shard may have acted on.
     pub lowest_ms: u64,
     pub highest_ms: u64,
+    /// What the engine surely knows the wall to have reached.
+    pub noticed_ms: u64,
     /// Number of the process.
     pub epoch: u64,
     /// Its shards.
