@@ -260,6 +260,9 @@ impl Partition {
 
     /// The term is durable.
     pub(in crate::engine) fn hard_state_saved(&mut self, step: &mut Step<'_>) {
+        if self.roll == Roll::Saving {
+            return self.roll_saved(step);
+        }
         if matches!(self.phase, Phase::Deposed { .. }) {
             return self.cut_saved(step);
         }
@@ -283,7 +286,8 @@ impl Partition {
             let first = self.replica.last().0.next();
             return self.create_segment(step, first);
         }
-        if tail.end().position == 0 {
+        // Unless one was proposed in an earlier term and is still to be written.
+        if tail.end().position == 0 && tail.is_idle() {
             self.propose_state(step);
         }
         let append_ts = self.clock.stamp(step.now);

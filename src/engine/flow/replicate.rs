@@ -100,7 +100,7 @@ impl Partition {
             return; // goes on when the cut's place is saved and its block is read
         }
         let tail = self.tail.as_mut().expect("a former leader has a tail");
-        let rolling = matches!(self.roll, Roll::Creating(_));
+        let rolling = matches!(self.roll, Roll::Saving | Roll::Creating(_));
         if let Some(from) = truncate_from {
             let next = tail.drop_from(from);
             let busy = tail.writes_in_flight() > 0 || tail.is_filling() || rolling;
