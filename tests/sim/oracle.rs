@@ -281,7 +281,7 @@ impl Oracle {
             }
             (Kind::Partitions(which), Reply::Partitions(list)) => self.status(*which, list, now),
             (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => {
-                self.groups.ended(key, now)
+                self.groups.ended(key, now);
             }
             (Kind::Close, Reply::StreamEnd(_) | Reply::Failed(_)) => {}
             (Kind::Replay(_), Reply::StreamEnd(Ok(()))) => self.replay_finished(open),
