@@ -108,7 +108,9 @@ impl Oracle {
                     *bytes == size && latest == Some(*not_before),
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
-                events.iter().for_each(|r| self.replayed((shard, *to), r, now));
+                for replayed in events {
+                    self.replayed((shard, *to), replayed, now);
+                }
             }
             Effect::Recovered { report } => self.recovered(report),
             _ => {}
@@ -145,7 +147,7 @@ impl Oracle {
     }
 
     /// At any moment: the sum of a group's parts is what was applied.
-    pub fn audited(&self, partition: PartitionId, audits: &[GroupAudit]) {
+    pub fn audited(partition: PartitionId, audits: &[GroupAudit]) {
         for audit in audits {
             let parts = audit.settled + audit.unsettled + audit.beyond;
             hold!(AuditSum, parts == audit.applied, "partition {partition}: {audit:?}");
@@ -154,9 +156,9 @@ impl Oracle {
 
     /// At the end, when nothing is under way: every part is what it should be.
     pub fn judge(&self, partition: PartitionId, audits: &[GroupAudit], now: Moment) {
-        self.audited(partition, audits);
+        Self::audited(partition, audits);
         let p = partition.0;
-        for group in &self.groups.groups {
+        for group in &self.groups.all {
             let same = |a: &&GroupAudit| a.group == group.name && a.topic == group.topic;
             let Some(audit) = audits.iter().find(same) else {
                 hold!(AuditSum, false, "partition {partition} does not know {}", group.name);
@@ -192,7 +194,9 @@ impl Oracle {
         let kind = match request {
             Request::Publish(message) => self.published(message, now),
             Request::Ack(specs) => {
-                specs.iter().for_each(|spec| self.groups.judged(spec, now));
+                for spec in specs {
+                    self.groups.judged(spec, now);
+                }
                 Kind::Ack(specs.clone())
             }
             Request::Subscribe(s) => {
@@ -267,7 +271,9 @@ impl Oracle {
                 }
             }
             (Kind::Publish { numbers, .. }, Reply::Failed(error)) => {
-                numbers.iter().for_each(|number| self.records.refused(*number, error));
+                for number in numbers {
+                    self.records.refused(*number, error);
+                }
             }
             (Kind::Ack(specs), Reply::Acked(outcomes)) => {
                 hold!(OneReply, specs.len() == outcomes.len(), "{key:?}: {outcomes:?}");
