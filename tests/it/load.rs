@@ -159,7 +159,8 @@ async fn publish_batches(client: Client, mut events: Events, ledger: SharedLedge
     }
 }
 
-type GrpcEvents = chronosdb::wire::events::event_service_client::EventServiceClient<
+/// A gRPC client.
+pub type GrpcEvents = chronosdb::wire::events::event_service_client::EventServiceClient<
     tonic::transport::Channel,
 >;
 
