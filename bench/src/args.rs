@@ -81,11 +81,8 @@ pub struct Load {
 
     /// Threads of the generator
     #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = |text: &str| match text.parse() {
-        Ok(threads @ 1..=1024) => Ok(threads),
-        _ => Err("it is 1 to 1024"),
-    })]
-    pub threads: usize,
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub threads: u16,
 
     /// Last line of standard output is a JSON object with the figures
     #[arg(long)]

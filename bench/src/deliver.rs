@@ -106,7 +106,8 @@ pub async fn run(args: DeliverArgs) -> Result<u64, String> {
     drop(progress);
 
     let last = Duration::from_micros(recorder.last_us.load(Ordering::Relaxed));
-    let begin = if args.same_instant { start + load.delay } else { start };
+    // Nothing could be delivered before.
+    let begin = start + load.delay;
     let stored = recorder.stored.load(Ordering::Relaxed);
     let publish_rate = stored as f64 / published.saturating_sub(start).as_secs_f64().max(1e-9);
     extra.insert("publish_per_s".to_owned(), json!(publish_rate.round()));

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    let runtime = match builder.worker_threads(threads).enable_all().build() {
+    let runtime = match builder.worker_threads(usize::from(threads)).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("chronosdb-bench: no async runtime: {error}");
@@ -78,6 +78,19 @@ fn main() -> ExitCode {
         Err(why) => {
             eprintln!("chronosdb-bench: {why}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_parses_without_options() {
+        for command in ["publish", "deliver", "latency"] {
+            let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
+            assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }
     }
 }

@@ -102,7 +102,10 @@ pub async fn channel(addr: &str) -> Result<Channel, String> {
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024);
     endpoint.connect().await.map_err(|error| {
-        format!("no gRPC server on {addr} ({error}); start one with `chronosdb serve`, or name one with --addr")
+        format!(
+            "no gRPC server on {addr} ({error}); \
+             start one with `chronosdb serve`, or name one with --addr"
+        )
     })
 }
 

@@ -42,8 +42,10 @@ pub struct Owned {
 pub struct EventMaker {
     /// One event with its tag and length.
     bytes: Vec<u8>,
-    id_at: usize,
-    id_len: usize,
+    /// Where the counter of the id ends.
+    id_end: usize,
+    /// Hash of the id up to the counter.
+    prefix_hash: u64,
     time_at: usize,
     owned: Option<Owned>,
     counter: u64,
@@ -59,7 +61,7 @@ impl EventMaker {
         let id = format!("{}{:0DIGITS$x}", shape.prefix, 0);
         let mut event = Vec::with_capacity(shape.payload + 256);
         put_field(&mut event, 1, id.as_bytes());
-        let id_from_end = event.len() - id.len();
+        let id_end = event.len();
         event.push(2 << 3);
         let time_from_start = event.len();
         encode_varint(TIME_MIN, &mut event);
@@ -79,8 +81,8 @@ impl EventMaker {
         assert_eq!(bytes.len(), header + event.len(), "tag, length, event");
         Self {
             bytes,
-            id_at: header + id_from_end,
-            id_len: id.len(),
+            id_end: header + id_end,
+            prefix_hash: route::fnv1a_64(shape.prefix.as_bytes()),
             time_at: header + time_from_start,
             owned,
             counter: 0,
@@ -96,12 +98,11 @@ impl EventMaker {
     pub fn put(&mut self, schedule_ts: u64, out: &mut BytesMut) {
         loop {
             self.counter += 1;
-            let digits = self.id_at + self.id_len;
-            put_hex(self.counter, &mut self.bytes[digits - DIGITS..digits]);
+            let digits = &mut self.bytes[self.id_end - DIGITS..self.id_end];
+            put_hex(self.counter, digits);
             let Some(owned) = &self.owned else { break };
-            let id = &self.bytes[self.id_at..digits];
-            let partition = route::partition_of(id, owned.partitions.len() as u16);
-            if owned.partitions[usize::from(partition.0)] {
+            let hash = route::fnv1a_64_continued(self.prefix_hash, digits);
+            if owned.partitions[(hash % owned.partitions.len() as u64) as usize] {
                 break;
             }
         }

@@ -8,7 +8,13 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 /// FNV-1a, 64 bit (Fowler, Noll, Vo).
 #[must_use]
 pub fn fnv1a_64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
+    fnv1a_64_continued(FNV_OFFSET, bytes)
+}
+
+/// The hash of what `hash` is the hash of, and `bytes` behind it: for keys that share a beginning.
+#[must_use]
+pub fn fnv1a_64_continued(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// The partition of a routing key (`meta.partition_key`, else the `message_id`).
@@ -37,6 +43,7 @@ mod tests {
         assert_eq!(fnv1a_64(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a_64(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(fnv1a_64(b"foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(fnv1a_64_continued(fnv1a_64(b"foo"), b"bar"), fnv1a_64(b"foobar"));
     }
 
     #[test]

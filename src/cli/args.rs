@@ -1,7 +1,7 @@
 //! The server's options as given: flags, environment (`CHRONOS_…`) and a TOML file.
 //!
-//! Raw: everything is optional and only its syntax is checked. `cli::settings` lays the sources over
-//! one another (flag before environment before file before default) and checks the values.
+//! Raw: everything is optional and only its syntax is checked. `cli::settings` lays the sources
+//! over one another (flag before environment before file before default) and checks the values.
 //! Every option exists in all three: `--node-id`, `CHRONOS_NODE_ID`, `node-id = "…"`.
 
 use std::path::{Path, PathBuf};

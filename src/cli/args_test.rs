@@ -1,3 +1,5 @@
+//! Tests of the server's flags.
+
 use clap::Parser;
 
 use super::*;

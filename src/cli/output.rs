@@ -64,16 +64,14 @@ impl Output {
 /// Text of others, safe for a terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let escape = |c: char| match c {
-        // Escapes, line ends and bidirectional overrides would forge what is shown.
-        c if c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-        {
-            c.escape_default().collect()
-        }
-        c => c.to_string(),
-    };
+    let escape = |c: char| if forges(c) { c.escape_default().collect() } else { c.to_string() };
     text.chars().map(escape).collect()
+}
+
+/// Escapes, line ends and bidirectional overrides: they change what is shown of other text.
+fn forges(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A payload for people: its text, or what it is if it has none.

@@ -43,8 +43,8 @@ pub fn run(args: &PartitionsArgs) -> Result<(), String> {
     output.flush().map(drop)
 }
 
-const HEADER: &str = "partition  leader            shard  term      events     pending       ready   \
-                      in flight  segments        disk";
+const HEADER: &str = "partition  leader            shard  term      events     pending       \
+                      ready   in flight  segments        disk";
 
 fn text(p: &PartitionInfo) -> String {
     let note = if p.read_only { "  damaged: read-only" } else { "" };

@@ -60,13 +60,9 @@ pub fn explain(error: &ClientError) -> String {
              it is on port 7700 by default, gRPC and HTTP are on others"
         ),
         ClientError::Unknown(why) => format!(
-            "{why}; whether it took effect is not known. Publishing again with the same --id is safe"
+            "{why}; whether it took effect is not known. \
+             Publishing again with the same --id is safe"
         ),
-        ClientError::Refused(error)
-            if error.code == crate::base::error::ErrorCode::ResourceExhausted =>
-        {
-            format!("the server refused: {error}")
-        }
         other => other.to_string(),
     }
 }

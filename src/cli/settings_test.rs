@@ -1,3 +1,5 @@
+//! Tests of the layers of settings: flag, environment, file, default.
+
 use std::time::Duration;
 
 use super::*;

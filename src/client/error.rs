@@ -29,7 +29,8 @@ pub enum ClientError {
     /// up): it may have taken effect or not. A publish is safe to repeat with the same
     /// `message_id`, an ack always; a nack that is repeated may answer that it is settled.
     Unknown(Arc<str>),
-    /// The server refused. Its code tells whether a retry can help, see [`ClientError::is_retryable`].
+    /// The server refused. Its code tells whether a retry can help, see
+    /// [`ClientError::is_retryable`].
     Refused(ApiError),
     /// The request breaks a rule that was checked here; nothing was sent.
     Invalid(Arc<str>),

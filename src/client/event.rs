@@ -12,8 +12,8 @@ use super::error::ClientError;
 pub const PARTITION_KEY: &str = "partition_key";
 
 impl Event {
-    /// An event that is due at once (1 ms after the server takes it). `message_id` names it within its topic: a second publish with
-    /// the same one is answered with the place of the first.
+    /// An event that is due at once (1 ms after the server takes it). `message_id` names it within
+    /// its topic: a second publish with the same one is answered with the place of the first.
     pub fn new(
         topic: impl Into<String>,
         message_id: impl Into<String>,

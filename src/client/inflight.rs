@@ -124,7 +124,7 @@ impl Shared {
             self.request_kib.acquire_many(kib).await.map_err(closed)?.forget();
         }
         request.forget();
-        Ok(Room { shared: self, kib })
+        Ok(Room { shared: self, kib, handed_over: false })
     }
 
     fn not_sent(&self) -> ClientError {
@@ -136,14 +136,14 @@ impl Shared {
     pub(super) fn put_call(
         &self,
         kind: FrameKind,
-        room: Room<'_>,
+        mut room: Room<'_>,
         answer: oneshot::Sender<Result<Frame, ClientError>>,
         encode: impl FnOnce(&mut BytesMut),
     ) -> Result<(), ClientError> {
         let waiting = Waiting::Call { answer, kib: room.kib };
         self.put(kind, encode, Some(waiting))?;
         // From here on the answer gives the room back.
-        std::mem::forget(room);
+        room.handed_over = true;
         Ok(())
     }
 
@@ -288,11 +288,15 @@ impl Shared {
 pub(super) struct Room<'a> {
     shared: &'a Shared,
     kib: u32,
+    /// The request is in the output and has the room.
+    handed_over: bool,
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.shared.requests.add_permits(1);
-        self.shared.request_kib.add_permits(self.kib as usize);
+        if !self.handed_over {
+            self.shared.requests.add_permits(1);
+            self.shared.request_kib.add_permits(self.kib as usize);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The way to one shard: a connection that is made when it is needed and made again when it is lost.
+//! The way to one shard: a connection that is made when it is needed and again when it is lost.
 //!
 //! Many may ask at once; one of them connects, the others wait for it. Between failed attempts the
 //! wait doubles, with jitter, so that clients of a restarted server do not come all at once.

@@ -106,6 +106,10 @@ impl ReplayStream {
 }
 
 fn decode(frame: Frame) -> Result<Vec<Replayed>, ClientError> {
+    // Says that the stream is open; the protocol asks for it after Subscribe only.
+    if frame.kind == FrameKind::Subscribed {
+        return Ok(Vec::new());
+    }
     let body = super::expect(frame, FrameKind::ReplayEvents)?;
     let events = native::ReplayEvents::decode(body).map_err(ClientError::answer)?.events;
     let replayed = events.into_iter().map(|replayed| {

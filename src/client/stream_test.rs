@@ -210,7 +210,9 @@ async fn acks_whose_answer_was_lost_are_repeated_and_nacks_are_not() {
 fn replaying(end: native::StreamEnd) -> impl Fn(&Seen) -> Option<Reaction> {
     move |seen| {
         (seen.frame.kind == FrameKind::Replay).then(|| {
-            let mut out = BytesMut::new();
+            // Not asked for by the protocol, and harmless.
+            let nothing = native::CloseStream::default();
+            let mut out = framed(FrameKind::Subscribed, seen.frame.correlation, &nothing);
             for frame in 0..100 {
                 let event =
                     |n| events::ReplayEvent { event: delivery(n, 0).event, replay_offset: n };

@@ -147,8 +147,8 @@ impl Client {
 }
 
 impl Subscription {
-    /// The next delivery. Waits as long as it takes, over lost connections too. `None` if the server
-    /// has ended the subscription; an error (it refuses to open it again) is the last item.
+    /// The next delivery. Waits as long as it takes, over lost connections too. `None` if the
+    /// server has ended the subscription; an error (it refuses to open it again) is the last item.
     /// Cancelling the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Delivery, ClientError>> {
         match self.fill().await? {

@@ -1,3 +1,5 @@
+//! Tests of the HTTP front.
+
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

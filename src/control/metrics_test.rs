@@ -1,3 +1,5 @@
+//! Tests of the metrics page.
+
 use super::*;
 use crate::base::ids::ShardId;
 use crate::control::door::stats_of;

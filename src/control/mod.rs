@@ -1,9 +1,9 @@
 //! The control plane: everything that speaks gRPC or HTTP, on a small tokio runtime.
 //!
 //! It holds no state of events: each request goes through a [`Door`] into a shard and comes back as
-//! bytes. What must hold: both listeners are bound before the shards start, so that a port in use is
-//! found at once; HTTP answers (not ready) while they recover; and stopping ends every open stream,
-//! so that no client keeps the node alive.
+//! bytes. What must hold: both listeners are bound before the shards start, so that a port in use
+//! is found at once; HTTP answers (not ready) while they recover; and stopping ends every open
+//! stream, so that no client keeps the node alive.
 
 use std::fmt;
 use std::io;

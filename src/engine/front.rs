@@ -6,7 +6,7 @@
 //! The stories themselves are in `flow/`: each file there has a front half (`impl Front`) and an
 //! owner half (`impl Partition`), which talk by [`MeshMessage`] even on one shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::flow::ack::OpenAck;
 use super::flow::publish::OpenPublish;
@@ -46,6 +46,8 @@ pub struct Front {
     free: Vec<u32>,
     streams: BTreeMap<SubscriptionId, Stream>,
     by_caller: BTreeMap<Caller, SubscriptionId>,
+    /// Streams that wait for time.
+    timed: BTreeSet<SubscriptionId>,
     last_stream: u64,
 }
 
@@ -70,7 +72,7 @@ impl Front {
         match request {
             Request::Publish(message) => self.publish(step, from, message),
             Request::Ack(acks) => self.ack(step, from, acks),
-            Request::Subscribe(spec) => self.subscribe(step, from, spec),
+            Request::Subscribe(spec) => self.subscribe(step, from, &spec),
             Request::Replay(spec) => self.replay(step, from, spec),
             Request::CloseStream { correlation } => {
                 let caller = Caller { session: from.session, correlation };
@@ -181,15 +183,25 @@ impl Front {
         self.streams.get_mut(&id)
     }
 
-    /// Open streams, in order of their numbers.
-    pub(super) fn streams(&self) -> impl Iterator<Item = (SubscriptionId, &Stream)> {
-        self.streams.iter().map(|(id, stream)| (*id, stream))
+    /// Notes whether a stream waits for time.
+    pub(super) fn note_time(&mut self, id: SubscriptionId, waits: bool) {
+        if waits {
+            self.timed.insert(id);
+        } else {
+            self.timed.remove(&id);
+        }
+    }
+
+    /// Streams that wait for time, in order of their numbers.
+    pub(super) fn timed(&self) -> impl Iterator<Item = (SubscriptionId, &Stream)> {
+        self.timed.iter().map(|id| (*id, &self.streams[id]))
     }
 
     /// Ends a stream without a word to its session.
     pub(super) fn drop_stream(&mut self, step: &mut Step<'_>, caller: Caller) -> bool {
         let Some(id) = self.by_caller.remove(&caller) else { return false };
         let stream = self.streams.remove(&id).expect("the maps agree");
+        self.timed.remove(&id);
         if let Stream::Subscription(subscription) = stream {
             subscription.leave(step);
         }

@@ -48,6 +48,7 @@ use crate::base::time::Now;
 use flow::fire::{JoinRequest, member_key};
 use flow::publish::Slice;
 use flow::replay::Page;
+pub use flow::replicate::ReplicaStatus;
 use front::Front;
 use mesh::MeshMessage;
 use partition::Partition;
@@ -109,7 +110,7 @@ impl Engine {
                 own(partitions, partition).write_done(step, write);
             }
             Input::ReadDone { partition, read, data } => {
-                own(partitions, partition).read_done(step, read, data);
+                own(partitions, partition).read_done(step, read, &data);
             }
             Input::Filled { partition, segment, end } => {
                 own(partitions, partition).filled(step, segment, end);
@@ -162,8 +163,7 @@ impl Engine {
             return Some(now.boot_us);
         }
         let own = self.partitions.values().filter_map(|partition| partition.next_deadline(now));
-        let pace = self.front.next_pace_ms().map(|ms| ms * 1_000);
-        own.chain(pace).min()
+        own.chain(self.front.next_pace_us(now)).min()
     }
 
     /// Whether one more [`Input::Request`] may be given.
@@ -203,6 +203,15 @@ impl Engine {
     pub fn audit(&self, partition: PartitionId) -> Vec<GroupAudit> {
         self.partitions[&partition].audit()
     }
+
+    /// Where a partition's replica stands, for the layer that replicates it; `None` while its log
+    /// is opened.
+    ///
+    /// # Panics
+    /// If the partition is not this shard's.
+    pub fn replica_status(&self, partition: PartitionId) -> Option<ReplicaStatus> {
+        self.partitions[&partition].replica_status()
+    }
 }
 
 fn own(partitions: &mut BTreeMap<PartitionId, Partition>, id: PartitionId) -> &mut Partition {
@@ -232,7 +241,7 @@ fn hear(
     match message {
         M::Publish { request, partition, bytes, events, allow_duplicate } => {
             let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
-            own(partitions, partition).publish(step, slice);
+            own(partitions, partition).publish(step, &slice);
         }
         M::Ack { request, partition, acks } => {
             own(partitions, partition).ack(step, from, request, acks);

@@ -5,8 +5,9 @@
 //!   (decides, Proposals)         (replicate, commit)                                   (truth)
 //! ```
 //!
-//! Promises: [`Partition::apply`] alone changes topics, dedup, cursors and groups; it reads no clock
-//! and is the same on every replica. Everything else here is volatile and belongs to the leader.
+//! Promises: [`Partition::apply`] alone changes topics, dedup, cursors and groups; it reads no
+//! clock and is the same on every replica. Everything else here is volatile and belongs to the
+//! leader.
 //!
 //! Must hold: `applied <= committed <= persisted <= proposed`; offsets are dense; nothing that is
 //! not applied is delivered or answered as stored.

@@ -62,7 +62,7 @@ impl Topics {
     }
 
     /// How many there are: the next number.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.list.len()
     }
 

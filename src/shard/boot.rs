@@ -17,6 +17,7 @@ use glommio::net::TcpListener;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::clock::pulse;
 use super::directory::{Directory, DirectoryError};
 use super::disk::Disk;
 use super::gate::{Desk, Door, Gate, Order, gate};
@@ -37,8 +38,6 @@ use crate::engine::{Engine, RecoveryReport};
 const IO_MEMORY_MAX: u64 = 1 << 20;
 /// Kernel memory of an executor's rings, bytes; locked like the rest.
 const RING_MEMORY: u64 = 64 << 10;
-/// How often I/O is looked at while tasks are ready: bounds the wait behind a long turn.
-const PREEMPT: Duration = Duration::from_micros(500);
 
 /// Why the shards can't start. Displays as one sentence that says what to do.
 #[derive(Debug)]
@@ -160,6 +159,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
     raise_descriptor_limit();
     let directory =
         Directory::open(&config.data_dir, config.engine.partitions, config.allow_buffered_io)?;
+    config.data_dir.clone_from(&directory.path);
     config.engine.cluster = directory.cluster;
     config.engine.dedup_key = directory.dedup_key;
     let mut partitions = mount_all(&directory, &config.engine)?;
@@ -317,7 +317,6 @@ fn spawn(seed: Seed, placement: Placement) -> Result<JoinHandle<()>, BootError> 
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{}", seed.shard))
             .io_memory(io_memory(memlock, shards) as usize)
-            .preempt_timer(PREEMPT)
             .make();
         match executor {
             Ok(executor) => executor.run(shard(seed)),
@@ -373,6 +372,7 @@ async fn shard(seed: Seed) {
         }
     };
     let _nobody = progress.send(Progress::Bound(shard, address));
+    let pulse = glommio::spawn_local(pulse());
     let Some(Order::Mount(addresses)) = door.order().await else { return };
 
     let (inbox, counters) = (Rc::new(Inbox::default()), Rc::new(Counters::new()));
@@ -391,11 +391,15 @@ async fn shard(seed: Seed) {
     let parts = (inbox, route, counters);
     let shared = Shared::new(shard, &config.node_id, &config.engine, &addresses, parts);
     glommio::spawn_local(obey(desk, door, orders, shared, [own, shared_port])).detach();
+    drop(pulse);
     let engine = Engine::new(config.engine, shard);
     let reached = move |milestone| {
         let _nobody = progress.send(Progress::Reached(milestone));
     };
+    let route = world.route.clone();
     Pump::new(shard, engine, world, reached).run(seed.partitions).await;
+    // Sessions and the route know each other: apart, their sockets close.
+    route.connections().iter().for_each(|connection| connection.close());
 }
 
 /// Serves the desk and does what the boot orders.

@@ -351,3 +351,55 @@ fn errors_of_the_runtime_become_advice() {
     assert!(told("The memlock resource limit is too low: 1").contains("ulimit -l"));
     assert!(told("else").contains("cannot start the shards: "));
 }
+
+#[test]
+fn a_client_that_does_not_read_is_not_read_either() {
+    let place = place();
+    let shards = start(config(place.path(), 1)).expect("started");
+    let (mut client, _) = Client::greeted(shards.native_addr);
+    let mut pings = BytesMut::new();
+    for correlation in 0..4_096 {
+        frame::put_empty(&mut pings, FrameKind::Ping, correlation);
+    }
+    // Send until the server stops reading: answers fill its buffer, then the sockets.
+    client.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("settable");
+    let mut sent = 0;
+    let stopped = loop {
+        match client.stream.write(&pings[sent % pings.len()..]) {
+            Ok(count) => sent += count,
+            Err(error) => break error,
+        }
+        assert!(sent < 256 << 20, "the server goes on reading without end");
+    };
+    assert!(matches!(stopped.kind(), std::io::ErrorKind::WouldBlock), "{stopped}");
+    // Nobody else feels it.
+    let (mut other, _) = Client::greeted(shards.native_addr);
+    other.send(FrameKind::Ping, 1, &[]);
+    other.expect(FrameKind::Pong, 1);
+    // Nothing is lost: all that was sent whole is answered, in order.
+    for number in 0..sent / frame::HEADER_BYTES {
+        client.expect(FrameKind::Pong, number as u64 % 4_096);
+    }
+}
+
+#[test]
+fn a_session_has_a_bounded_number_of_streams() {
+    let place = place();
+    let shards = start(config(place.path(), 1)).expect("started");
+    let (mut client, _) = Client::greeted(shards.native_addr);
+    let subscribe = events::SubscribeRequest {
+        consumer_group: "group".into(),
+        topic: "topic".into(),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let count = crate::base::limits::SESSION_STREAMS as u64;
+    for correlation in 1..=count {
+        client.send(FrameKind::Subscribe, correlation, &subscribe);
+        client.expect(FrameKind::Subscribed, correlation);
+    }
+    client.send(FrameKind::Subscribe, count + 1, &subscribe);
+    let error = client.expect(FrameKind::Error, count + 1);
+    let error = native::Error::decode(error).expect("valid");
+    assert!(error.text.contains("256 streams"), "{}", error.text);
+}

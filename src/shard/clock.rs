@@ -1,19 +1,39 @@
-//! The pump's alarm: wakes it at the engine's next deadline.
+//! Timers: the pump's alarm, which wakes it at the engine's next deadline, and [`breathe`].
 //!
 //! One runtime timer per shard, armed again only when an earlier deadline comes up: an alarm that
 //! rings too early costs one look at the clock, arming for each sleep would cost more.
+//!
+//! The runtime looks at I/O only when no task is ready (or after 100 ms). So a task that has more
+//! to do does not just yield: it breathes, which lets the runtime look. A shorter preemption would
+//! do that too, but has a defect: if it strikes before the first task of a round runs, the runtime
+//! goes to sleep with tasks ready, until anything at all happens. What can sleep without an alarm
+//! therefore has a [`pulse`].
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Context;
 use std::time::Duration;
 
-use glommio::timer::Timer;
+use glommio::timer::{Timer, sleep};
 
 use crate::base::time::Now;
 
 /// Longest sleep: a wall clock that is stepped ahead is noticed after this long, us.
 const LONGEST_US: u64 = 250_000;
+/// Time between two beats of a pulse, ms.
+const PULSE_MS: u64 = 50;
+
+/// Lets all other tasks run and the runtime look at I/O, then goes on.
+pub(super) async fn breathe() {
+    sleep(Duration::from_micros(1)).await;
+}
+
+/// Wakes the runtime now and then, for as long as it is polled.
+pub(super) async fn pulse() {
+    loop {
+        sleep(Duration::from_millis(PULSE_MS)).await;
+    }
+}
 
 /// An alarm of one task.
 pub(super) struct Alarm {

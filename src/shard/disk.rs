@@ -6,7 +6,8 @@
 //!
 //! **A failed write, sync, read or file operation stops the process** ([`fatal`]): after an error
 //! nobody knows what is on the disk, and a sync tried again may report success for lost data. A
-//! short write is an error too.
+//! short write is an error too. A full disk is different where nothing depends on the bytes yet:
+//! making and zero-filling segments waits for space, and goes on by itself.
 //!
 //! A segment has two descriptors: one with O_DSYNC for durable writes to blocks that are filled
 //! already (one device command each), one without for filling, reading and unsynced writes.
@@ -16,9 +17,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use glommio::GlommioError;
 use glommio::io::{BufferedFile, Directory, DmaBuffer, DmaFile, OpenOptions};
+use glommio::timer::sleep;
 use rustix::fs::OFlags;
 
 use super::directory::partition_path;
@@ -26,12 +30,14 @@ use super::inbox::Inbox;
 use super::mount::{STATE_FILE, encode_slot, segment_path};
 use super::stats::Counters;
 use crate::base::ids::{Index, PartitionId};
-use crate::base::size::BLOCK;
+use crate::base::size::{BLOCK, block_floor};
 use crate::base::time::Now;
 use crate::engine::{HardState, Input};
 
 /// Bytes of zeros written at once: small enough to let durable writes pass in between.
 const FILL_BYTES: u64 = 512 << 10;
+/// Pause before a full disk is tried again, ms.
+const FULL_PAUSE_MS: u64 = 1_000;
 /// Segment files kept open per shard; beyond that those not in use are closed.
 const OPEN_FILES: usize = 256;
 
@@ -172,9 +178,7 @@ impl Disk {
             let file = disk.file((partition, segment, Durable::No)).await;
             let mut at = from;
             while at < to {
-                let len = FILL_BYTES.min(to - at);
-                disk.write_zeros(&file, at, len).await;
-                at += len;
+                at += disk.write_zeros(&file, at, FILL_BYTES.min(to - at)).await;
             }
             file.sync().await;
             disk.counters.count(|c| c.log_fill_bytes += to - from);
@@ -215,7 +219,12 @@ impl Disk {
 
     async fn create(&self, partition: PartitionId, segment: Index) {
         let path = segment_path(&self.data, partition, segment);
-        let file = File::open(&path, self.direct, Durable::No, true).await;
+        let file = loop {
+            match File::try_open(&path, self.direct, Durable::No, true).await {
+                Err(error) if is_full(&error) => wait_for_space(&path).await,
+                result => break check("create", &path, result),
+            }
+        };
         // An empty file may be left of a crash; one with data is never taken for a new one.
         assert_eq!(file.len().await, 0, "{} holds data already", path.display());
         self.keep((partition, segment, Durable::No), Rc::new(file));
@@ -237,7 +246,7 @@ impl Disk {
         let mut buffer = Buffer::zeroed(self.direct, BLOCK);
         encode_slot(buffer.bytes(), partition, number, state);
         let path = partition_path(&self.data, partition).join(STATE_FILE);
-        let file = File::open(&path, self.direct, Durable::Yes, false).await;
+        let file = File::open(&path, self.direct, Durable::Yes).await;
         file.write(buffer, number % 2 * BLOCK).await;
         file.sync_if_buffered().await;
         file.close().await;
@@ -252,16 +261,27 @@ impl Disk {
         check("close", &path, directory.close().await);
     }
 
-    async fn write_zeros(&self, file: &File, at: u64, len: u64) {
-        let File::Direct(direct, path) = file else {
-            return file.write(Buffer::zeroed(false, len), at).await;
+    /// Writes `len` zeros, or as many as there is space for; waits while there is none.
+    async fn write_zeros(&self, file: &File, at: u64, len: u64) -> u64 {
+        let (path, written) = match file {
+            File::Direct(direct, path) if len == FILL_BYTES => {
+                let zeros = self.zeros.borrow_mut().get_or_insert_with(zeros).clone();
+                (path, direct.write_rc_at(zeros, at).await)
+            }
+            File::Direct(_, path) | File::Buffered(_, path) => {
+                (path, file.try_write(Buffer::zeroed(self.direct, len), at).await)
+            }
         };
-        if len != FILL_BYTES {
-            return file.write(Buffer::zeroed(true, len), at).await;
+        let written = match written {
+            Err(error) if is_full(&error) => 0,
+            written => check("fill", path, written) as u64,
+        };
+        // Direct writes go on at a whole block; what a short one left behind is written again.
+        let whole_blocks = block_floor(written);
+        if whole_blocks == 0 {
+            wait_for_space(path).await;
         }
-        let zeros = self.zeros.borrow_mut().get_or_insert_with(zeros).clone();
-        let written = check("fill", path, direct.write_rc_at(zeros, at).await);
-        whole("fill", path, written as u64, len);
+        whole_blocks
     }
 
     /// The open file of a segment, opened now if need be.
@@ -270,7 +290,7 @@ impl Disk {
             return file.clone();
         }
         let path = segment_path(&self.data, key.0, key.1);
-        let file = Rc::new(File::open(&path, self.direct, key.2, false).await);
+        let file = Rc::new(File::open(&path, self.direct, key.2).await);
         self.keep(key, file.clone());
         file
     }
@@ -306,6 +326,13 @@ impl Buffer {
         Self::Direct(buffer)
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::Direct(buffer) => buffer.len(),
+            Self::Buffered(buffer) => buffer.len(),
+        }
+    }
+
     fn bytes(&mut self) -> &mut [u8] {
         match self {
             Self::Direct(buffer) => buffer.as_bytes_mut(),
@@ -327,7 +354,16 @@ enum File {
 }
 
 impl File {
-    async fn open(path: &Path, direct: bool, durable: Durable, create: bool) -> Self {
+    async fn open(path: &Path, direct: bool, durable: Durable) -> Self {
+        check("open", path, Self::try_open(path, direct, durable, false).await)
+    }
+
+    async fn try_open(
+        path: &Path,
+        direct: bool,
+        durable: Durable,
+        create: bool,
+    ) -> Result<Self, GlommioError<()>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).mode(0o600);
         if direct && durable == Durable::Yes {
@@ -335,23 +371,32 @@ impl File {
         }
         let name = path.to_owned();
         if direct {
-            Self::Direct(check("open", path, options.dma_open(path).await), name)
+            Ok(Self::Direct(options.dma_open(path).await?, name))
         } else {
-            Self::Buffered(check("open", path, options.buffered_open(path).await), name)
+            Ok(Self::Buffered(options.buffered_open(path).await?, name))
         }
     }
 
+    /// Writes all of the buffer.
     async fn write(&self, buffer: Buffer, position: u64) {
-        let (path, len, written) = match (self, buffer) {
-            (Self::Direct(file, path), Buffer::Direct(buffer)) => {
-                (path, buffer.len(), file.write_at(buffer, position).await)
+        let (Self::Direct(_, path) | Self::Buffered(_, path)) = self;
+        let len = buffer.len();
+        let written = check("write", path, self.try_write(buffer, position).await);
+        if written != len {
+            fatal("write", path, &format!("only {written} of {len} bytes were written"));
+        }
+    }
+
+    async fn try_write(&self, buffer: Buffer, position: u64) -> Result<usize, GlommioError<()>> {
+        match (self, buffer) {
+            (Self::Direct(file, _), Buffer::Direct(buffer)) => {
+                file.write_at(buffer, position).await
             }
-            (Self::Buffered(file, path), Buffer::Buffered(buffer)) => {
-                (path, buffer.len(), file.write_at(buffer, position).await)
+            (Self::Buffered(file, _), Buffer::Buffered(buffer)) => {
+                file.write_at(buffer, position).await
             }
             _ => unreachable!("all files of a data directory are of one kind"),
-        };
-        whole("write", path, check("write", path, written) as u64, len as u64);
+        }
     }
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
@@ -414,18 +459,24 @@ fn check<T, E: Display>(doing: &str, path: &Path, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| fatal(doing, path, &error.to_string()))
 }
 
-fn whole(doing: &str, path: &Path, done: u64, wanted: u64) {
-    if done != wanted {
-        fatal(doing, path, &format!("only {done} of {wanted} bytes were written"));
-    }
+fn is_full(error: &GlommioError<()>) -> bool {
+    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+async fn wait_for_space(path: &Path) {
+    tracing::warn!(path = %path.display(), "the disk is full: waiting for space");
+    sleep(Duration::from_millis(FULL_PAUSE_MS)).await;
 }
 
 /// Stops the process: what the disk holds is not known any more, and only a new start finds out.
 fn fatal(doing: &str, path: &Path, error: &str) -> ! {
     let path = path.display();
     tracing::error!(%path, error, "cannot {doing} the log: stopping");
-    eprintln!(
-        "chronosdb: cannot {doing} {path}: {error}; stopping, for nothing is known to be durable any more"
-    );
+    eprintln!("chronosdb: cannot {doing} {path}: {error}; stopping, for its state is not known");
     std::process::abort()
 }
+
+#[cfg(test)]
+#[path = "disk_test.rs"]
+mod disk_test;

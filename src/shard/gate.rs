@@ -224,6 +224,8 @@ pub(super) struct Desk {
     next_call: Cell<u64>,
     streams: RefCell<BTreeMap<SessionId, mpsc::UnboundedSender<Item>>>,
     stats: RefCell<Vec<oneshot::Sender<ShardStats>>>,
+    /// Nobody is let in any more.
+    draining: Cell<bool>,
 }
 
 impl Desk {
@@ -236,6 +238,7 @@ impl Desk {
             next_call: Cell::new(1),
             streams: RefCell::default(),
             stats: RefCell::default(),
+            draining: Cell::new(false),
         })
     }
 
@@ -271,6 +274,13 @@ impl Desk {
 
     fn let_in(&self, knock: Knock) {
         match knock {
+            Knock::Call { answer, .. } if self.draining.get() => {
+                let _gone = answer.send(Err(shutting_down()));
+            }
+            Knock::Open { items, .. } if self.draining.get() => {
+                let message = StreamMessage::End(Err(shutting_down()));
+                let _gone = items.send(Item { message, sent: None });
+            }
             Knock::Call { request, answer } => {
                 let correlation = self.next_call.get();
                 self.next_call.set(correlation + 1);
@@ -291,6 +301,11 @@ impl Desk {
                 self.inbox.wake();
             }
         }
+    }
+
+    /// Refuses calls and streams from now on.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
     }
 
     /// Whether the session may still be answered.

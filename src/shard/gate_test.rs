@@ -91,9 +91,8 @@ fn dropping_a_stream_closes_its_session() {
     drop(stream);
     place.turn();
     assert!(!place.desk.is_open(from.session));
-    assert!(
-        matches!(place.inbox.take(), Some(Input::SessionClosed { session }) if session == from.session)
-    );
+    let told = place.inbox.take();
+    assert!(matches!(told, Some(Input::SessionClosed { session }) if session == from.session));
 }
 
 #[test]
@@ -125,4 +124,20 @@ fn callers_wait_when_the_shard_is_full() {
     place.turn();
     assert!(place.desk.wants_stats());
     assert_eq!(place.desk.stats.borrow().len(), WAITING);
+}
+
+#[test]
+fn nobody_is_let_in_while_the_shard_drains() {
+    let mut place = Place::new();
+    place.desk.drain();
+    let gate = place.gate.clone();
+    let mut call = pin!(gate.call(Request::Partitions(None)));
+    assert!(block_on(poll_once(&mut call)).is_none());
+    let mut stream = block_on(gate.open(Request::Partitions(None))).expect("there is room");
+    place.turn();
+    let refused = block_on(poll_once(&mut call)).expect("answered").expect_err("refused");
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    let end = block_on(stream.next());
+    assert!(matches!(end, Some(StreamMessage::End(Err(e))) if e.code == ErrorCode::Unavailable));
+    assert!(place.inbox.take_request().is_none());
 }

@@ -1,9 +1,9 @@
 //! The channels between all pairs of shards of the node.
 //!
 //! What the engine has for another shard is gathered during a turn and sent as one batch at its
-//! end: one wake-up per pair and turn. A full channel keeps the batch here, in order, until there is
-//! room; the pump never waits for it. How much can pile up is bounded by the engine: requests take
-//! a slot of a bounded table first, answers have reserved room.
+//! end: one wake-up per pair and turn. A full channel keeps the batch here, in order, until there
+//! is room; the pump never waits for it. How much can pile up is bounded by the engine: requests
+//! take a slot of a bounded table first, answers have reserved room.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -152,6 +152,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::clock::breathe;
     use glommio::LocalExecutorBuilder;
 
     /// Numbers a message so that its order can be checked.
@@ -176,7 +177,7 @@ mod tests {
                 mesh.flush();
             }
             while !mesh.is_flushed() {
-                glommio::executor().yield_now().await;
+                breathe().await;
             }
         });
         let receiving = LocalExecutorBuilder::default().spawn(|| async move {
@@ -185,11 +186,12 @@ mod tests {
             while next < COUNT {
                 match inbox.take() {
                     Some(Input::Mesh { from: ShardId(0), message }) => {
-                        assert!(matches!(message, MeshMessage::Status { request, .. } if request == next));
+                        let MeshMessage::Status { request, .. } = message else { panic!() };
+                        assert_eq!(request, next);
                         next += 1;
                     }
                     Some(other) => panic!("{other:?}"),
-                    None => glommio::executor().yield_now().await,
+                    None => breathe().await,
                 }
             }
         });

@@ -5,8 +5,8 @@
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
-//! crc u32` in little endian, zeros behind. The slots are written in turn, so a torn write leaves
-//! the state before it.
+//! cut_from u64, crc u32` in little endian, zeros behind. The slots are written in turn, so a torn
+//! write leaves the state before it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};

@@ -11,6 +11,9 @@ use bytes::BytesMut;
 
 use crate::base::ids::SubscriptionId;
 
+/// How long bytes wait for a wall clock that was stepped back; then their connection is closed, and
+/// its deliveries come again when they are due, ms.
+const CLOCK_HOLD_MS: u64 = 1_000;
 /// Capacity that an empty buffer keeps at a clean-up, bytes.
 const KEPT: usize = 64 << 10;
 
@@ -22,6 +25,17 @@ pub(super) struct Sent {
     pub(super) bytes: u64,
     /// How many effects.
     pub(super) batches: u32,
+}
+
+/// Whether bytes may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// At once.
+    Now,
+    /// When the wall clock reads this, Unix ms.
+    From(u64),
+    /// The clock went back too far to wait for it.
+    Never,
 }
 
 /// A connection's output.
@@ -75,9 +89,16 @@ impl Outgoing {
         &self.buffer[self.left..]
     }
 
-    /// Unix ms before which nothing may leave; 0 for at once.
-    pub(super) fn guard(&self) -> u64 {
-        self.guard
+    /// Whether the bytes may leave, by the wall clock (Unix ms). It is read only if it matters.
+    pub(super) fn leave(&self, wall_ms: impl FnOnce() -> u64) -> Leave {
+        if self.guard == 0 {
+            return Leave::Now;
+        }
+        match self.guard.saturating_sub(wall_ms()) {
+            0 => Leave::Now,
+            1..=CLOCK_HOLD_MS => Leave::From(self.guard),
+            _ => Leave::Never,
+        }
     }
 
     /// The socket has taken so many bytes; `tell` gets each effect that is gone with them.
@@ -127,7 +148,8 @@ mod tests {
         out.mark(sent(1, 10), 5);
         out.frames().extend_from_slice(b"second");
         out.mark(sent(2, 20), 3);
-        assert_eq!(out.guard(), 5);
+        assert_eq!(out.leave(|| 5), Leave::Now);
+        assert_eq!(out.leave(|| 4), Leave::From(5));
         assert_eq!(advance(&mut out, 9), []);
         assert_eq!(out.bytes(), b"tsecond");
         assert_eq!(advance(&mut out, 2), [sent(1, 10)]);
@@ -135,7 +157,10 @@ mod tests {
         out.mark(sent(1, 30), 0);
         assert_eq!(advance(&mut out, 10), [sent(2, 20), sent(1, 30)]);
         assert!(out.is_empty());
-        assert_eq!(out.guard(), 0);
+        assert_eq!(out.leave(|| panic!("no clock is needed")), Leave::Now);
+        out.mark(sent(1, 1), 10_000);
+        assert_eq!(out.leave(|| 9_000), Leave::From(10_000));
+        assert_eq!(out.leave(|| 8_999), Leave::Never);
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! The native ports of a node: one that all shards share, one for each shard.
 //!
 //! Shards bind the shared port with SO_REUSEPORT, which would also let two nodes of one user share
-//! it unnoticed. So each port is first bound without it, which fails if anyone listens there.
+//! it unnoticed. So each port is first connected to, which succeeds if anyone listens there.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_reuseport;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+
+/// Time for a connection to this machine; one that takes longer is no listener of it.
+const PROBE: Duration = Duration::from_millis(500);
 
 /// Addresses to bind. The shared port is held, without listening, until this is dropped.
 #[derive(Debug)]
@@ -46,8 +50,20 @@ impl Ports {
     }
 }
 
+/// Asks by connecting, not by binding: connections of a process that was killed linger for a minute
+/// and refuse a plain bind, but nobody listens there.
 fn nobody_listens(address: SocketAddr) -> Result<(), (SocketAddr, io::Error)> {
-    TcpListener::bind(address).map(drop).map_err(|error| (address, error))
+    let mut probe = address;
+    if probe.ip().is_unspecified() {
+        probe.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    match TcpStream::connect_timeout(&probe, PROBE) {
+        Ok(_) => Err((address, io::ErrorKind::AddrInUse.into())),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Binds without listening, and with SO_REUSEPORT: only the shards can bind it too.
@@ -62,6 +78,8 @@ fn hold(address: SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]

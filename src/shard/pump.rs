@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::clock::Alarm;
+use super::clock::{Alarm, breathe};
 use super::disk::{Disk, Extent, FileOp};
 use super::gate::Desk;
 use super::inbox::Inbox;
@@ -70,9 +70,19 @@ pub(super) struct Pump<F> {
     /// Partitions that do not serve yet, and reports of those that do, until all are told.
     recovering: usize,
     reports: Vec<RecoveryReport>,
-    draining: bool,
-    drained: bool,
+    draining: Draining,
     reached: F,
+}
+
+/// How far the shard is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// No request is taken in; those that wait are worked on.
+    Requests,
+    /// The engine finishes what is open.
+    Engine,
+    Done,
 }
 
 impl<F: Fn(Milestone)> Pump<F> {
@@ -86,8 +96,7 @@ impl<F: Fn(Milestone)> Pump<F> {
             alarm: Alarm::new(),
             recovering: 0,
             reports: Vec::new(),
-            draining: false,
-            drained: false,
+            draining: Draining::No,
             reached,
         }
     }
@@ -105,8 +114,9 @@ impl<F: Fn(Milestone)> Pump<F> {
         while !self.world.orders.stop.get() {
             self.turn();
             self.drain();
-            // Others first: readers and completions that are ready make this a larger turn.
-            glommio::executor().yield_now().await;
+            if self.world.inbox.has_work(self.engine.has_room()) {
+                breathe().await;
+            }
             self.wait().await;
         }
     }
@@ -211,17 +221,23 @@ impl<F: Fn(Milestone)> Pump<F> {
         }
     }
 
-    /// Passes the order to drain on, and tells when it is done.
+    /// Passes the order to drain on, and tells when it is done. The engine hears of it behind the
+    /// last request.
     fn drain(&mut self) {
-        if !self.world.orders.drain.get() || self.drained {
-            return;
-        }
-        if !self.draining {
-            self.draining = true;
-            self.world.route.drain();
-            self.step(Now::read(), Input::Drain);
-            self.world.mesh.flush();
-            self.world.route.flush();
+        match self.draining {
+            Draining::No if self.world.orders.drain.get() => {
+                self.draining = Draining::Requests;
+                self.world.route.drain();
+                return;
+            }
+            Draining::Requests if self.world.inbox.waiting_requests() == 0 => {
+                self.draining = Draining::Engine;
+                self.step(Now::read(), Input::Drain);
+                self.world.inbox.push(Input::Tick);
+                return;
+            }
+            Draining::Engine => {}
+            Draining::No | Draining::Requests | Draining::Done => return,
         }
         let World { inbox, mesh, route, .. } = &self.world;
         if self.engine.is_drained()
@@ -229,7 +245,7 @@ impl<F: Fn(Milestone)> Pump<F> {
             && mesh.is_flushed()
             && route.is_flushed()
         {
-            self.drained = true;
+            self.draining = Draining::Done;
             (self.reached)(Milestone::Drained);
         }
     }
@@ -237,10 +253,12 @@ impl<F: Fn(Milestone)> Pump<F> {
     /// Sleeps until there is something to do.
     async fn wait(&mut self) {
         // What a drain waits for may be a socket, which tells the pump nothing: look now and then.
-        let look = (self.draining && !self.drained).then(|| Now::read().boot_us + DRAIN_LOOK_US);
+        let drains = matches!(self.draining, Draining::Requests | Draining::Engine);
+        let look = drains.then(|| Now::read().boot_us + DRAIN_LOOK_US);
         poll_fn(|cx| {
             let World { inbox, desk, orders, route, .. } = &self.world;
-            let ordered = orders.stop.get() || (orders.drain.get() && !self.draining);
+            let ordered =
+                orders.stop.get() || (orders.drain.get() && self.draining == Draining::No);
             if ordered || inbox.has_work(self.engine.has_room()) || desk.wants_stats() {
                 return Poll::Ready(());
             }

@@ -142,8 +142,9 @@ impl Route {
         Some(now.boot_us + (until * 1_000).saturating_sub(now.wall_us))
     }
 
-    /// No connection takes requests any more.
+    /// No session takes requests any more.
     pub(super) fn drain(&self) {
+        self.desk.drain();
         self.connections().iter().for_each(|connection| connection.drain());
     }
 

@@ -7,7 +7,7 @@
 //! with one write per turn; only when the socket takes no more does the writer task carry on.
 //!
 //! A fault of the peer closes this connection and nothing else. The clock's part in "never early"
-//! is [`Outgoing::guard`].
+//! is [`Outgoing::leave`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,11 +22,12 @@ use bytes::BytesMut;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::clock::breathe;
 use super::gate::StreamMessage;
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Shared};
-use super::outgoing::{Outgoing, Sent};
+use super::outgoing::{Leave, Outgoing, Sent};
 use super::patience::{Overdue, Patience};
 use crate::base::api::Reply;
 use crate::base::error::{ApiError, ErrorCode};
@@ -38,9 +39,8 @@ use crate::wire::frame::{self, Frame, FrameDecoder};
 use crate::wire::kind::FrameKind;
 use crate::wire::{reply, request};
 
-/// How long bytes wait for a wall clock that was stepped back; then the connection is closed, and
-/// its deliveries come again when they are due, ms.
-const CLOCK_HOLD_MS: u64 = 1_000;
+/// Bytes that a reader takes in one go; then others have their turn.
+const BREATH_BYTES: usize = 1 << 20;
 
 /// What became of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +115,7 @@ impl Connection {
     async fn read(self: Rc<Self>) {
         let mut received = BytesMut::new();
         let mut permit = None;
+        let mut since_breath = 0;
         let fault = loop {
             match self.take_frames(&mut received, &mut permit).await {
                 Ok(true) => {}
@@ -123,7 +124,11 @@ impl Connection {
             }
             match poll_fn(|cx| self.poll_receive(cx, Some(&mut received))).await {
                 Ok(0) | Err(_) => break None,
-                Ok(_) => glommio::executor().yield_if_needed().await,
+                Ok(count) => since_breath += count,
+            }
+            if since_breath >= BREATH_BYTES {
+                since_breath = 0;
+                breathe().await;
             }
         };
         if let Some(error) = fault {
@@ -338,17 +343,14 @@ impl Connection {
             if state.closed || state.out.is_empty() {
                 return Poll::Ready(Flushed::Done);
             }
-            let guard = state.out.guard();
-            if guard > 0 {
-                let early_ms = guard.saturating_sub(wall_ms());
-                if early_ms > CLOCK_HOLD_MS {
+            match state.out.leave(wall_ms) {
+                Leave::Now => {}
+                Leave::From(until) => return Poll::Ready(Flushed::Held(until)),
+                Leave::Never => {
                     drop(state);
-                    tracing::warn!(session = %self.id, early_ms, "the clock was stepped back");
+                    tracing::warn!(session = %self.id, "the clock was stepped back: closing");
                     self.close();
                     return Poll::Ready(Flushed::Done);
-                }
-                if early_ms > 0 {
-                    return Poll::Ready(Flushed::Held(guard));
                 }
             }
             let written =
@@ -487,3 +489,7 @@ impl State {
 fn protocol(text: &'static str) -> ApiError {
     ApiError::new(ErrorCode::Protocol, text)
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod session_test;

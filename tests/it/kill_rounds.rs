@@ -88,7 +88,11 @@ async fn check_restart(server: &Server, ledger: &SharedLedger, chance: &mut Chan
         for _ in 0..SAMPLE {
             let event = events[chance.below(events.len() as u64) as usize].clone();
             // Whatever the second publish says, the first one stands.
-            sample.push(if chance.one_in(2) { event.at_ms(time::wall_ms() + 60_000) } else { event });
+            sample.push(if chance.one_in(2) {
+                event.at_ms(time::wall_ms() + 60_000)
+            } else {
+                event
+            });
         }
         sample.sort_unstable_by(|a, b| a.message_id.cmp(&b.message_id));
         sample.dedup_by(|a, b| a.message_id == b.message_id);
@@ -168,7 +172,9 @@ async fn check_replay(client: &Client, ledger: &SharedLedger, topic: &str, parti
 
 /// What has to hold at the end of all rounds.
 async fn check_all(server: &Server, ledger: &SharedLedger, chance: &mut Chance) {
-    until("the last event to be due", || (time::wall_ms() > ledger.lock().last_due()).then_some(()));
+    until("the last event to be due", || {
+        (time::wall_ms() > ledger.lock().last_due()).then_some(())
+    });
     let client = server.client().await;
     for topic in TOPICS {
         for partition in 0..PARTITIONS {

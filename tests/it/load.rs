@@ -54,7 +54,11 @@ impl Load {
             }));
         }
         let events = Events::new(format!("r{round}-g"), chance.fork());
-        load.tasks.push(tokio::spawn(publish_by_grpc(server.events().await, events, ledger.clone())));
+        load.tasks.push(tokio::spawn(publish_by_grpc(
+            server.events().await,
+            events,
+            ledger.clone(),
+        )));
         load.consume(server, chance, false).await;
         load
     }
@@ -160,9 +164,8 @@ async fn publish_batches(client: Client, mut events: Events, ledger: SharedLedge
 }
 
 /// A gRPC client.
-pub type GrpcEvents = chronosdb::wire::events::event_service_client::EventServiceClient<
-    tonic::transport::Channel,
->;
+pub type GrpcEvents =
+    chronosdb::wire::events::event_service_client::EventServiceClient<tonic::transport::Channel>;
 
 async fn publish_by_grpc(mut client: GrpcEvents, mut events: Events, ledger: SharedLedger) {
     loop {

@@ -83,8 +83,8 @@ impl Cursor {
         }
     }
 
-    /// Size of the sets, for the bound on what a group may have in flight.
-    pub fn len(&self) -> usize {
+    /// Size of the sets: what the position costs beside the frontier.
+    pub fn size(&self) -> usize {
         self.settled.len() + self.unsettled.len()
     }
 
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(cursor.frontier(), Position::START);
         settle(&mut cursor, &events, 1);
         assert_eq!(cursor.frontier(), at(2));
-        assert_eq!(cursor.len(), 0);
+        assert_eq!(cursor.size(), 0);
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         let mut cursor = Cursor::default();
         for due in 2..=5_000 {
             settle(&mut cursor, &events, due);
-            assert!(cursor.len() <= SETTLED_SOFT + 2, "{} in the sets", cursor.len());
+            assert!(cursor.size() <= SETTLED_SOFT + 2, "{} in the sets", cursor.size());
         }
         assert!(!cursor.is_settled(at(1)));
         settle(&mut cursor, &events, 1);

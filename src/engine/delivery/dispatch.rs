@@ -104,13 +104,14 @@ impl<H: Copy> Dispatch<H> {
     }
 
     /// An event has become due. `wall_ms` tells whether the reading of the due axis will come by.
-    /// Returns false if it is known already.
     pub fn fired(&mut self, position: Position, wall_ms: u64) {
-        if position <= self.next_read {
-            if !self.is_busy(position) {
-                self.ready.insert(position);
-            }
-        } else if position.due > wall_ms && self.ahead.insert(position) && !self.is_busy(position) {
+        if self.is_busy(position) {
+            return;
+        }
+        if position <= self.next_read || self.ahead.contains(&position) {
+            self.ready.insert(position);
+        } else if position.due > wall_ms {
+            self.ahead.insert(position);
             self.ready.insert(position);
         }
     }

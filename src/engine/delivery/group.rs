@@ -66,7 +66,7 @@ impl<H: Copy> Group<H> {
     /// failed events wait in `dispatch.held` until [`Dispatch::release`].
     pub fn restart(&mut self) {
         self.dispatch = Dispatch::starting_at(self.cursor.frontier());
-        for (position, _) in self.cursor.failures() {
+        for position in self.cursor.failures().keys() {
             self.dispatch.held.insert(*position);
         }
         for position in self.cursor.unsettled() {

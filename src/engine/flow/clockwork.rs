@@ -1,9 +1,10 @@
-//! What a partition tells its engine about itself: when it wants to be woken, whether it is at rest,
-//! and its gauges.
+//! What a partition tells its engine about itself: when it wants to be woken, whether it is at
+//! rest, and its gauges.
 
 use super::recover::Phase;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::engine::log::Tail;
 use crate::engine::partition::Partition;
 use crate::engine::runs::DueSource;
 use crate::engine::stats::{EngineStats, GroupStats};
@@ -36,7 +37,7 @@ impl Partition {
     pub(in crate::engine) fn is_idle(&self) -> bool {
         match self.phase {
             Phase::Serving => {
-                let tail_idle = self.tail.as_ref().is_none_or(|tail| tail.is_idle());
+                let tail_idle = self.tail.as_ref().is_none_or(Tail::is_idle);
                 let synced = self.writes.synced >= self.writes.written;
                 tail_idle && self.proposals.is_empty() && self.writes.is_idle() && synced
             }

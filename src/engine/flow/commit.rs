@@ -238,7 +238,7 @@ impl Partition {
             for waiter in self.proposals.applied(header.index) {
                 self.answer(step, waiter);
             }
-            self.proposals.topics_defined(self.topics.len());
+            self.proposals.topics_defined(self.topics.count());
             if self.phase == Phase::Opening(header.index) {
                 self.serve(step);
             }

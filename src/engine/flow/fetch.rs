@@ -1,8 +1,8 @@
 //! The story of a record that is needed again, owner half: from memory, or by a read of the log.
 //!
-//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what they
-//! bring goes into the record cache, and the flows that waited go on from there. So a flow that
-//! walks forward reads ahead by itself.
+//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what
+//! they bring goes into the record cache, and the flows that waited go on from there. So a flow
+//! that walks forward reads ahead by itself.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::base::ids::{GroupNo, Offset, TopicNo};
 use crate::base::limits;
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
-use crate::engine::log::{Cached, Content, Parsed, Place, Reader};
+use crate::engine::log::{Cached, Content, EntryHeader, Parsed, Place, Reader};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
 use crate::engine::reads::{CUT_READ, Flow, Reading, SCAN_READ};
@@ -46,7 +46,7 @@ impl Partition {
     }
 
     /// Topic of a record in memory.
-    pub(in crate::engine) fn topic_at(&self, cached: &Cached, offset: Offset) -> TopicNo {
+    pub(in crate::engine) fn topic_at(cached: &Cached, offset: Offset) -> TopicNo {
         let Content::Publish(view) = cached.body.content() else {
             unreachable!("only entries with records are cached");
         };
@@ -100,10 +100,10 @@ impl Partition {
     }
 
     /// Bytes of the log are there.
-    pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: Bytes) {
+    pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) {
         match read {
-            SCAN_READ => return self.scanned(step, &data),
-            CUT_READ => return self.cut_block(step, &data),
+            SCAN_READ => return self.scanned(step, data),
+            CUT_READ => return self.cut_block(step, data),
             _ => {}
         }
         let reading = self.reads.out.remove(&read).expect("a read is done once");
@@ -111,12 +111,23 @@ impl Partition {
         let end = self.segment_end(reading.place);
         let mut reader = Reader::new(self.ids, reading.place, reading.index);
         let mut found_one = false;
+        // What a flow waits for goes into the cache last: nothing else of the read evicts it.
+        let mut wanted = Vec::new();
+        let is_wanted = |header: &EntryHeader| {
+            let holds = |offset| header.base_offset <= offset && offset < header.end_offset();
+            reading.flows.iter().any(|(offset, _)| holds(*offset))
+        };
         let fault = loop {
-            match reader.next(at, &data, end) {
+            match reader.next(at, data, end) {
                 Parsed::Entry { header, body, .. } => {
                     found_one = true;
                     // What is not applied may still be cut away.
-                    if header.count > 0 && header.end_offset() <= self.applied_end {
+                    if header.count == 0 || header.end_offset() > self.applied_end {
+                        continue;
+                    }
+                    if is_wanted(&header) {
+                        wanted.push((header, body));
+                    } else {
                         self.cache.push_read(header, &body);
                     }
                 }
@@ -128,6 +139,9 @@ impl Partition {
                 Parsed::Bad { position, fault } => break Some((position, fault)),
             }
         };
+        for (header, body) in wanted {
+            self.cache.push_read(header, &body);
+        }
         let text = fault.map(|(position, fault)| {
             format!("segment {} is damaged at byte {position}: {fault}", reading.place.segment)
         });
@@ -159,17 +173,19 @@ impl Partition {
                     self.dirty.insert(no);
                 }
                 Flow::Replay(page) => match lost {
-                    Some(text) => self.replay_failed(step, *page, text),
+                    Some(text) => {
+                        let error = ApiError::new(ErrorCode::DataLoss, text.clone());
+                        self.replay_failed(step, &page, error);
+                    }
                     None => self.replay_page(step, *page),
                 },
             }
         }
     }
 
-    fn replay_failed(&mut self, step: &mut Step<'_>, page: Page, text: &str) {
+    pub(super) fn replay_failed(&self, step: &mut Step<'_>, page: &Page, error: ApiError) {
         let (subscription, partition) = (page.subscription, self.id);
-        let error = Some(ApiError::new(ErrorCode::DataLoss, text.to_owned()));
-        let (events, next) = (Vec::new(), None);
+        let (events, next, error) = (Vec::new(), None, Some(error));
         step.send(
             page.shard,
             MeshMessage::Replayed { subscription, partition, events, next, error },

@@ -144,23 +144,22 @@ impl Partition {
             return;
         }
         let (shard, subscription) = (join.key.shard, join.key.subscription);
-        let no = match self.proposals.groups.get(&key).copied() {
-            Some(no) => no,
-            None => {
-                let next = self.groups.len() + self.proposals.groups.len();
-                if next >= limits::GROUPS {
-                    let text = format!("consumer_group: {next} groups exist, the limit");
-                    let error = ApiError::new(ErrorCode::ResourceExhausted, text);
-                    return self.joined(step, join.key, Err(error));
-                }
-                let no = GroupNo(next as u32);
-                let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
-                let name = &*join.group;
-                let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
-                self.proposals.creations.push(&group);
-                self.proposals.groups.insert(key, no);
-                no
+        let no = if let Some(no) = self.proposals.groups.get(&key).copied() {
+            no
+        } else {
+            let next = self.groups.len() + self.proposals.groups.len();
+            if next >= limits::GROUPS {
+                let text = format!("consumer_group: {next} groups exist, the limit");
+                let error = ApiError::new(ErrorCode::ResourceExhausted, text);
+                return self.joined(step, join.key, Err(error));
             }
+            let no = GroupNo(next as u32);
+            let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
+            let name = &*join.group;
+            let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
+            self.proposals.creations.push(&group);
+            self.proposals.groups.insert(key, no);
+            no
         };
         let waiter = Waiter::Join { shard, subscription, group: no, member: join.member };
         self.proposals.wait_for_group(no, waiter);
@@ -250,7 +249,8 @@ impl Partition {
         if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
             return; // the read's end comes back here
         }
-        let offer = self.offer(step, no);
+        // A group at its bound has something and can't give it: it offers again once it can.
+        let offer = if deliveries.is_empty() { None } else { self.offer(step, no) };
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         let member = dispatch.members.get_mut(&key).expect("just seen");
         member.granted = None;
@@ -310,6 +310,8 @@ impl Partition {
             }
             // The clock has gone back since: the wheel brings it again.
             group.dispatch.ready.remove(&position);
+            // Not ahead any more: by then the reading of the axis may be what brings it.
+            group.dispatch.ahead.remove(&position);
             let topic = group.topic;
             let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
             self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });
@@ -323,9 +325,13 @@ impl Partition {
         let axis = &self.topics.get(group.topic).axis;
         let mut passed = None;
         let mut found = None;
-        for event in axis.after(group.dispatch.next_read).take(SKIP_AT_ONCE) {
+        for (looked, event) in axis.after(group.dispatch.next_read).enumerate() {
             let position = event.position;
             if position.due > wall {
+                break;
+            }
+            if looked == SKIP_AT_ONCE {
+                self.dirty.insert(no); // there may be more: after the others' turn
                 break;
             }
             let ahead = group.dispatch.ahead.contains(&position);

@@ -1,4 +1,5 @@
-//! The story of a publish: split to the owners, decided there, answered once with a result per event.
+//! The story of a publish: split to the owners, decided there, answered once with a result per
+//! event.
 //!
 //! A message whose events all lie in one partition (every single publish) is passed on whole.
 
@@ -157,8 +158,8 @@ impl Partition {
     /// Decides on each event of a slice and adds the new ones to the open entry. The answer leaves
     /// when that entry is applied; a slice of mere duplicates is answered as soon as the last of
     /// its originals is committed.
-    pub(in crate::engine) fn publish(&mut self, step: &mut Step<'_>, slice: Slice) {
-        if let Err(error) = self.admit(step, &slice) {
+    pub(in crate::engine) fn publish(&mut self, step: &mut Step<'_>, slice: &Slice) {
+        if let Err(error) = self.admit(step, slice) {
             step.stats.refused += slice.events.len() as u64;
             let failed = EventOutcome::Failed(Box::new(error));
             let outcomes = vec![failed; slice.events.len()];
@@ -172,7 +173,7 @@ impl Partition {
             durable: false,
         };
         for span in &slice.events {
-            self.take(step, &slice, span, &mut decisions);
+            self.take(step, slice, span, &mut decisions);
         }
         let Decisions { outcomes, waits_for, stored, durable } = decisions;
         step.stats.published += stored;
@@ -289,7 +290,7 @@ impl Partition {
         {
             return Ok(no);
         }
-        let next = self.topics.len() + self.proposals.topics.len();
+        let next = self.topics.count() + self.proposals.topics.len();
         if next >= limits::TOPICS {
             let text = format!("topic: partition {} has {next} topics, its limit", self.id);
             return Err(ApiError::new(ErrorCode::ResourceExhausted, text));

@@ -11,11 +11,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::recover::Phase;
 use super::subscribe::partitions_of;
 use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
-use crate::base::error::ApiError;
+use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId};
 use crate::base::limits;
+use crate::base::time::Now;
 use crate::engine::effect::Effect;
 use crate::engine::front::{Front, Stream};
 use crate::engine::mesh::{MeshMessage, ReplayCursor};
@@ -49,6 +51,8 @@ pub struct ReplayStream {
     origin: Option<(u64, u64)>,
     /// When the next event may go, boot time, ms; 0: at once.
     wake_ms: u64,
+    /// `schedule_ts` of a next event that the clock went back behind, Unix ms; 0: none.
+    early: u64,
 }
 
 #[derive(Debug)]
@@ -110,6 +114,7 @@ impl Front {
                 out_batches: 0,
                 origin: None,
                 wake_ms: 0,
+                early: 0,
             })
         });
         self.replay_on(step, id);
@@ -144,7 +149,11 @@ impl Front {
     pub(in crate::engine) fn replay_on(&mut self, step: &mut Step<'_>, id: SubscriptionId) {
         let Some(Stream::Replay(stream)) = self.stream(id) else { return };
         stream.send(step);
-        if stream.is_over() {
+        let waits = stream.wake_ms != 0 || stream.early != 0;
+        let over = stream.is_over();
+        self.note_time(id, waits);
+        let Some(Stream::Replay(stream)) = self.stream(id) else { return };
+        if over {
             let caller = stream.caller;
             self.drop_stream(step, caller);
             return step.reply(caller, Reply::StreamEnd(Ok(())));
@@ -152,26 +161,40 @@ impl Front {
         stream.ask(step);
     }
 
-    /// Replays whose next event is due by their pace.
+    /// Streams that wait for time go on: replays by their pace, and whatever was held back because
+    /// the wall clock went back after it had been taken from its partition.
     pub(in crate::engine) fn pace(&mut self, step: &mut Step<'_>) {
-        let now = step.now.boot_ms();
-        let due = |stream: &Stream| match stream {
-            Stream::Replay(replay) => replay.wake_ms != 0 && replay.wake_ms <= now,
-            Stream::Subscription(_) => false,
-        };
-        let due: Vec<_> = self.streams().filter(|(_, s)| due(s)).map(|(id, _)| id).collect();
+        let now = step.now;
+        let due = |stream: &Stream| stream.wakes_at(now).is_some_and(|at| at <= now.boot_us);
+        let due: Vec<_> = self.timed().filter(|(_, s)| due(s)).map(|(id, _)| id).collect();
         for id in due {
-            self.replay_on(step, id);
+            match self.stream(id) {
+                Some(Stream::Subscription(subscription)) => {
+                    subscription.send_early(step);
+                    let waits = subscription.earliest_early().is_some();
+                    self.note_time(id, waits);
+                }
+                Some(Stream::Replay(_)) => self.replay_on(step, id),
+                None => {}
+            }
         }
     }
 
-    /// When the next paced replay goes on, boot time, ms.
-    pub(in crate::engine) fn next_pace_ms(&self) -> Option<u64> {
-        let wake = |stream: &Stream| match stream {
-            Stream::Replay(replay) if replay.wake_ms != 0 => Some(replay.wake_ms),
-            _ => None,
+    /// When the next stream that waits for time goes on, boot time, microseconds.
+    pub(in crate::engine) fn next_pace_us(&self, now: Now) -> Option<u64> {
+        self.timed().filter_map(|(_, stream)| stream.wakes_at(now)).min()
+    }
+}
+
+impl Stream {
+    /// When this stream wants to go on by itself, boot time, microseconds.
+    fn wakes_at(&self, now: Now) -> Option<u64> {
+        let wall_ms = match self {
+            Self::Subscription(subscription) => subscription.earliest_early()?,
+            Self::Replay(replay) if replay.early != 0 => replay.early,
+            Self::Replay(replay) => return (replay.wake_ms != 0).then_some(replay.wake_ms * 1_000),
         };
-        self.streams().filter_map(|(_, stream)| wake(stream)).min()
+        Some(now.boot_us + wall_ms.saturating_mul(1_000).saturating_sub(now.wall_us))
     }
 }
 
@@ -222,7 +245,7 @@ impl ReplayStream {
     }
 
     fn send(&mut self, step: &mut Step<'_>) {
-        self.wake_ms = 0;
+        (self.wake_ms, self.early) = (0, 0);
         let (mut events, mut bytes, mut not_before) = (Vec::new(), 0, 0);
         let window = limits::SUBSCRIPTION_OUT_BYTES;
         if self.out_batches >= limits::SUBSCRIPTION_OUT_BATCHES {
@@ -254,6 +277,10 @@ impl ReplayStream {
 
     /// Whether the pace allows an event now; else when it will is noted.
     fn may_go(&mut self, step: &Step<'_>, schedule_ts: u64) -> bool {
+        if schedule_ts > step.now.wall_ms() {
+            self.early = schedule_ts;
+            return false;
+        }
         if self.speed <= 0.0 {
             return true;
         }
@@ -291,7 +318,12 @@ struct Found {
 
 impl Partition {
     /// Reads a page; one that needs the disk and has nothing yet is parked.
-    pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, page: Page) {
+    pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, mut page: Page) {
+        // Before that, what is applied may be less than what was once acknowledged.
+        if !matches!(self.phase, Phase::Serving | Phase::ReadOnly(_)) {
+            let text = format!("partition {} is opening; retry with backoff", self.id);
+            return self.replay_failed(step, &page, ApiError::new(ErrorCode::Unavailable, text));
+        }
         let found = match (page.range, page.from) {
             (ReplayRange::Time { start, end }, ReplayCursor::Due(from)) => {
                 self.page_by_time(step, &page, start, end.unwrap_or(u64::MAX), from)
@@ -302,6 +334,8 @@ impl Partition {
             (range, from) => unreachable!("a cursor of another kind: {range:?} {from:?}"),
         };
         if let Some(offset) = found.missing.filter(|_| found.events.is_empty()) {
+            // What was passed is not needed again: it may be out of the cache by then.
+            page.from = found.next.expect("a page goes on where a record is missing");
             return self.read_for(step, offset, Flow::Replay(Box::new(page)));
         }
         let (subscription, partition) = (page.subscription, self.id);
@@ -340,7 +374,9 @@ impl Partition {
                 return found;
             }
             looked += 1;
-            if event.schedule_ts < start || event.schedule_ts > end || event.schedule_ts > wall {
+            // Where the axis does not know the exact time, the event itself tells.
+            let late = event.schedule_ts > end || event.schedule_ts > wall;
+            if event.schedule_ts < start || (late && event.is_exact) {
                 continue;
             }
             let Some(stored) = self.fetch(topic, event.position.offset) else {
@@ -348,8 +384,7 @@ impl Partition {
                 found.missing = Some(event.position.offset);
                 return found;
             };
-            // The axis forgets how long ago a time was that passed long before the append.
-            if stored.schedule_ts < start || stored.schedule_ts > end {
+            if stored.schedule_ts < start || stored.schedule_ts > end.min(wall) {
                 continue;
             }
             bytes += stored.size();
@@ -376,7 +411,7 @@ impl Partition {
                 return found;
             };
             looked += 1;
-            if self.topic_at(cached, offset) == topic {
+            if Self::topic_at(cached, offset) == topic {
                 let stored = self.fetch(topic, offset).expect("it is in the cache");
                 if stored.schedule_ts <= wall {
                     bytes += stored.size();

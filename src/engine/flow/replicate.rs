@@ -18,7 +18,38 @@ use crate::engine::partition::Partition;
 use crate::engine::reads::CUT_READ;
 use crate::engine::step::Step;
 
+/// Where a partition's replica stands, for the layer above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The current term.
+    pub term: Term,
+    /// The last entry, persisted or not.
+    pub last: Index,
+    /// The last entry that is durable here.
+    pub persisted: Index,
+    /// The last entry that is committed and durable here.
+    pub committed: Index,
+    /// It leads, and may be deposed; false: it was deposed, and may be elected.
+    pub leader: bool,
+}
+
 impl Partition {
+    /// Where the replica stands; `None` while the log is opened or its term is saved.
+    pub(in crate::engine) fn replica_status(&self) -> Option<ReplicaStatus> {
+        let leader = match self.phase {
+            Phase::Opening(_) | Phase::Serving => true,
+            Phase::Deposed { elected: None, .. } => false,
+            _ => return None,
+        };
+        Some(ReplicaStatus {
+            term: self.replica.term(),
+            last: self.replica.last().0,
+            persisted: self.replica.persisted(),
+            committed: self.replica.committed(),
+            leader,
+        })
+    }
+
     /// The replication layer speaks.
     pub(in crate::engine) fn replica_event(&mut self, step: &mut Step<'_>, event: ReplicaEvent) {
         match event {

@@ -292,6 +292,9 @@ impl Partition {
                 End::Again => {}
             }
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            if dispatch.in_flight() > limits::GROUP_UNSETTLED / 2 {
+                self.dirty.insert(no); // it may have stopped at its bound
+            }
             dispatch.forget(position);
             // A settlement of an earlier term may be applied while this one has leased the event.
             if let Some(lease) = dispatch.leased.remove(&position) {

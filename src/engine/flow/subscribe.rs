@@ -1,4 +1,5 @@
-//! The story of a subscription: joining partitions, offers in, grants out, deliveries to the socket.
+//! The story of a subscription: joining partitions, offers in, grants out, deliveries to the
+//! socket.
 //!
 //! The member's credit lives here, in the session's shard, and nowhere else:
 //! `free = credit - in flight - granted`. Partitions offer what they have ready; the earliest due
@@ -36,6 +37,8 @@ pub struct Subscription {
     out_batches: u32,
     joins_left: usize,
     sources: BTreeMap<PartitionId, Source>,
+    /// Taken out of their partitions, but the clock has gone back since.
+    early: Vec<Delivery>,
 }
 
 /// One partition, as the subscription sees it.
@@ -52,7 +55,7 @@ impl Front {
         &mut self,
         step: &mut Step<'_>,
         from: Caller,
-        spec: SubscribeSpec,
+        spec: &SubscribeSpec,
     ) {
         if self.has_stream(from) {
             let text = "correlation id: a stream with this id is open already";
@@ -80,6 +83,7 @@ impl Front {
                 out_batches: 0,
                 joins_left,
                 sources,
+                early: Vec::new(),
             })
         });
         for partition in partitions {
@@ -148,6 +152,10 @@ impl Front {
         subscription.granted_bytes -= granted_bytes;
         subscription.deliver(step, deliveries);
         subscription.grant(step);
+        let waits = subscription.earliest_early().is_some();
+        if waits {
+            self.note_time(id, true);
+        }
     }
 
     /// Deliveries are done with: their credit returns.
@@ -202,11 +210,31 @@ impl Subscription {
         }
     }
 
-    fn deliver(&mut self, step: &mut Step<'_>, deliveries: Vec<Delivery>) {
+    fn deliver(&mut self, step: &mut Step<'_>, mut deliveries: Vec<Delivery>) {
+        self.in_flight += deliveries.len() as u32;
+        let wall = step.now.wall_ms();
+        let early = |delivery: &mut Delivery| delivery.event.schedule_ts > wall;
+        self.early.extend(deliveries.extract_if(.., early));
+        self.send(step, deliveries);
+    }
+
+    /// Sends what was held back, as far as the clock allows by now.
+    pub(in crate::engine) fn send_early(&mut self, step: &mut Step<'_>) {
+        let wall = step.now.wall_ms();
+        let due = |delivery: &mut Delivery| delivery.event.schedule_ts <= wall;
+        let due = self.early.extract_if(.., due).collect();
+        self.send(step, due);
+    }
+
+    /// The earliest `schedule_ts` that is held back, Unix ms.
+    pub(in crate::engine) fn earliest_early(&self) -> Option<u64> {
+        self.early.iter().map(|delivery| delivery.event.schedule_ts).min()
+    }
+
+    fn send(&mut self, step: &mut Step<'_>, deliveries: Vec<Delivery>) {
         if deliveries.is_empty() {
             return;
         }
-        self.in_flight += deliveries.len() as u32;
         let (mut bytes, mut not_before) = (0, 0);
         for delivery in &deliveries {
             bytes += delivery.event.size();

@@ -129,9 +129,14 @@ impl RecordCache {
     }
 
     fn evict(&mut self) {
-        while self.bytes() > self.budget && self.recent.len() + self.read.len() > 1 {
+        // The last entry read stays though it be too large: a flow waits for it, and would read it
+        // again for ever.
+        while self.bytes() > self.budget && (self.recent.len() > 1 || self.read.len() > 1) {
             let read_is_over = self.read_bytes > self.budget / 4 || self.recent.len() <= 1;
-            if read_is_over && let Some(base) = self.read_order.pop_front() {
+            if read_is_over
+                && self.read.len() > 1
+                && let Some(base) = self.read_order.pop_front()
+            {
                 let cached = self.read.remove(&base).expect("the order names what is held");
                 self.read_bytes -= cached.cost();
             } else {

@@ -2,7 +2,7 @@
 //! 96 bytes, little endian.
 //!
 //! ```text
-//!  0 magic u32 | 4 version u16 | 6 kind u8 | 7 zero | 8 cluster u64 | 16 partition u16 | 18 zero u16
+//!  0 magic u32 | 4 version u16 | 6 kind u8 | 7 zero | 8 cluster u64 | 16 partition u16 | 18 zero
 //! 20 count u32 | 24 segment u64 | 32 synced_index u64 | 40 term u64 | 48 index u64
 //! 56 base_offset u64 | 64 append_ts u64 | 72 chain u32 | 76 body_len u32 | 80 body_crc u32
 //! 84 zero [8] | 92 header_crc u32: CRC32 of bytes 0 to 91

@@ -6,8 +6,8 @@
 //! prove nothing.
 //!
 //! How far: to the end of the files. Segments are zero-filled only `FILL_STEP_MAX` or one write
-//! ahead, so at a clean or torn end this reads some ten MiB at most; and behind damage in the middle
-//! of a log it ends with the first proof, which is close by.
+//! ahead, so at a clean or torn end this reads some ten MiB at most; and behind damage in the
+//! middle of a log it ends with the first proof, which is close by.
 
 use super::envelope::{ENTRY_ALIGN, HEAD_BYTES, HeadError, Ids, MAGIC, decode_head};
 use super::segment::Place;

@@ -1,9 +1,9 @@
 //! State bodies: a snapshot of the applied state, at the head of each segment, so that any
 //! retained suffix of the log rebuilds everything but runs.
 //!
-//! A snapshot comes in parts (entries) of about [`STATE_PART_BYTES`], so that neither a write nor an
-//! apply is unbounded. Parts are numbered from 0 and follow one another; the head, equal in all of
-//! them, says how many there are. Each row lies in exactly one part: the reader adds them up.
+//! A snapshot comes in parts (entries) of about [`STATE_PART_BYTES`], so that neither a write nor
+//! an apply is unbounded. Parts are numbered from 0 and follow one another; the head, equal in all
+//! of them, says how many there are. Each row lies in exactly one part: the reader adds them up.
 
 use bytes::Bytes;
 use flatbuffers::FlatBufferBuilder;

@@ -10,6 +10,9 @@ pub struct DueEvent {
     /// The time it may be delivered from, Unix ms: at most `position.due`, less where the event
     /// was published with a time already passed.
     pub schedule_ts: u64,
+    /// False: the event was published so long after its time that the time is not known here;
+    /// `schedule_ts` is later than it.
+    pub is_exact: bool,
 }
 
 /// Yields a topic's applied events in (due, offset) order. Due ones and future ones alike: the

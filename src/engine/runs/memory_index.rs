@@ -55,7 +55,8 @@ impl DueSource for MemoryIndex {
 }
 
 fn event(position: Position, passed: u32) -> DueEvent {
-    DueEvent { position, schedule_ts: position.due - u64::from(passed) }
+    let is_exact = passed < u32::MAX;
+    DueEvent { position, schedule_ts: position.due - u64::from(passed), is_exact }
 }
 
 #[cfg(test)]

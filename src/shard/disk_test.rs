@@ -1,0 +1,138 @@
+//! Tests of the disk's operations on real files, with direct and with buffered I/O.
+
+use glommio::LocalExecutorBuilder;
+
+use super::*;
+use crate::base::ids::Term;
+use crate::shard::clock::breathe;
+use crate::shard::mount::mount;
+
+const PARTITION: PartitionId = PartitionId(1);
+const SEGMENT: Index = Index(42);
+const LEN: u64 = 2 * FILL_BYTES + BLOCK;
+
+async fn next(inbox: &Inbox) -> Input {
+    loop {
+        if let Some(input) = inbox.take() {
+            return input;
+        }
+        breathe().await;
+    }
+}
+
+fn extent(position: u64, len: u64) -> Extent {
+    Extent { partition: PARTITION, segment: SEGMENT, position, len }
+}
+
+async fn read(disk: &Rc<Disk>, position: u64, len: u64) -> Bytes {
+    disk.read(extent(position, len), 5);
+    match next(&disk.inbox).await {
+        Input::ReadDone { read: 5, data, .. } => data,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Runs a scene on a disk with an empty partition, once per kind of I/O.
+fn on_disk<F: Future<Output = ()>>(scene: impl Fn(Rc<Disk>) -> F + Clone + Send + 'static) {
+    for direct in [true, false] {
+        let scene = scene.clone();
+        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+        let place = place.expect("a directory");
+        let data = place.path().to_owned();
+        let run = LocalExecutorBuilder::default().spawn(move || async move {
+            let mounted = mount(&data, PARTITION).expect("mounted");
+            let counters = Rc::new(Counters::new());
+            let disk = Disk::new(&data, direct, Rc::new(Inbox::default()), counters);
+            disk.mount(PARTITION, mounted.slot);
+            scene(disk).await;
+        });
+        run.expect("a thread").join().expect("the scene ends well");
+    }
+}
+
+async fn create_and_fill(disk: &Rc<Disk>) {
+    disk.in_order(PARTITION, FileOp::Create(SEGMENT));
+    assert!(matches!(next(&disk.inbox).await, Input::SegmentCreated { segment: SEGMENT, .. }));
+    disk.fill(PARTITION, SEGMENT, 0, LEN);
+    assert!(matches!(next(&disk.inbox).await, Input::Filled { end: LEN, .. }));
+}
+
+#[test]
+fn what_is_written_is_read() {
+    on_disk(|disk| async move {
+        create_and_fill(&disk).await;
+        assert!(read(&disk, 0, LEN).await.iter().all(|byte| *byte == 0));
+        // Several in flight; they finish in any order.
+        for write in 0..8 {
+            let sync = write % 2 == 0;
+            disk.write(extent(write * 2 * BLOCK, BLOCK), write, sync, |buffer| {
+                assert!(buffer.iter().all(|byte| *byte == 0), "lent zeroed");
+                buffer.fill(write as u8 + 1);
+            });
+        }
+        let mut done = Vec::new();
+        while done.len() < 8 {
+            match next(&disk.inbox).await {
+                Input::WriteDone { partition: PARTITION, write } => done.push(write),
+                other => panic!("{other:?}"),
+            }
+        }
+        done.sort_unstable();
+        assert_eq!(done, (0..8).collect::<Vec<_>>());
+        disk.sync(PARTITION, SEGMENT);
+        assert!(matches!(next(&disk.inbox).await, Input::Synced { segment: SEGMENT, .. }));
+        let data = read(&disk, 0, 16 * BLOCK).await;
+        for (block, bytes) in data.chunks(BLOCK as usize).enumerate() {
+            let expected = if block % 2 == 0 { block / 2 + 1 } else { 0 };
+            assert!(bytes.iter().all(|byte| usize::from(*byte) == expected), "block {block}");
+        }
+    });
+}
+
+#[test]
+fn a_read_is_short_only_at_the_end_of_the_file() {
+    on_disk(|disk| async move {
+        create_and_fill(&disk).await;
+        assert_eq!(read(&disk, LEN - 2 * BLOCK, 4 * BLOCK).await.len() as u64, 2 * BLOCK);
+        assert!(read(&disk, LEN, BLOCK).await.is_empty());
+        assert!(read(&disk, LEN + 8 * BLOCK, BLOCK).await.is_empty());
+    });
+}
+
+#[test]
+fn files_are_made_and_removed_in_order() {
+    on_disk(|disk| async move {
+        create_and_fill(&disk).await;
+        // Not waited for in between: the second must not find the first one's file.
+        disk.in_order(PARTITION, FileOp::Remove(SEGMENT));
+        disk.in_order(PARTITION, FileOp::Create(SEGMENT));
+        assert!(matches!(next(&disk.inbox).await, Input::SegmentCreated { .. }));
+        let found = mount(&disk.data, PARTITION).expect("mounted").segments;
+        assert_eq!(
+            found.iter().map(|file| (file.first, file.len)).collect::<Vec<_>>(),
+            [(SEGMENT, 0)]
+        );
+        disk.in_order(PARTITION, FileOp::Remove(SEGMENT));
+        disk.in_order(PARTITION, FileOp::Save(HardState::default()));
+        assert!(matches!(next(&disk.inbox).await, Input::HardStateSaved { .. }));
+        assert!(mount(&disk.data, PARTITION).expect("mounted").segments.is_empty());
+    });
+}
+
+#[test]
+fn the_hard_state_alternates_between_its_slots() {
+    on_disk(|disk| async move {
+        for number in 1..=3 {
+            let state = HardState {
+                term: Term(number * 10),
+                vote: 1,
+                commit: Index(number),
+                cut_from: Index(number + 1),
+            };
+            disk.in_order(PARTITION, FileOp::Save(state));
+            assert!(matches!(next(&disk.inbox).await, Input::HardStateSaved { .. }));
+            let found = mount(&disk.data, PARTITION).expect("mounted");
+            assert_eq!((found.slot, found.hard_state), (number, Some(state)));
+        }
+    });
+}

@@ -1,0 +1,30 @@
+//! The deterministic simulator: a whole node under virtual time, with a disk that loses and tears,
+//! clocks that step, a process that dies between any two effects, and clients of every kind.
+//!
+//! `scripts/sim.sh SEED` replays one seed and prints its profile and trace. `CHRONOSDB_SIM_SEEDS`
+//! (a count, or FROM..TO) chooses the seeds of the test, `CHRONOSDB_SIM_ECHO=1` prints every line.
+
+mod client;
+mod clock;
+mod content;
+mod disk;
+mod drive;
+mod groups;
+mod heal;
+mod member;
+mod node;
+mod oracle;
+mod order;
+mod probe;
+mod producer;
+mod profile;
+mod reader;
+mod records;
+mod replays;
+mod replica;
+mod rng;
+mod rule;
+mod run;
+mod seeds;
+mod trace;
+mod world;

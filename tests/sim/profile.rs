@@ -1,0 +1,210 @@
+//! What a seed stands for: the node's settings, the weather, the load and its consumers. Everything
+//! is drawn here, once, so that a seed can be described by printing its profile.
+
+use std::sync::Arc;
+
+use chronosdb::base::api::Start;
+use chronosdb::base::config::{EngineConfig, FsyncMode};
+use chronosdb::base::ids::Offset;
+
+use super::groups::Facts;
+use super::rng::{Rng, Salt};
+
+/// Settings of one seed.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    pub engine: EngineConfig,
+    /// How long the chaos lasts, world time.
+    pub chaos_us: u64,
+    /// Longest delay between two shards, of a shard's turn, of a disk operation.
+    pub net_max_us: u64,
+    pub turn_max_us: u64,
+    pub disk_max_us: u64,
+    pub crashes: u64,
+    /// Of 100 crashes, how many take the power; how many of the restarts crash again soon.
+    pub power_percent: u64,
+    pub again_percent: u64,
+    /// Of 100 restarts, how many are orderly (drain first).
+    pub drain_percent: u64,
+    pub wall_steps: u64,
+    /// Flip a bit at the last restart.
+    pub rot: bool,
+    pub topics: Vec<Arc<str>>,
+    pub groups: Vec<GroupPlan>,
+    pub producers: u64,
+    /// Events per producer.
+    pub events: u64,
+    pub batch_max: u64,
+    pub payload_max: u64,
+    pub readers: u64,
+    /// Shards of every process; the first is `engine.shards`.
+    pub shards: Vec<u16>,
+    /// Ids are remembered for the whole run.
+    pub exact_dedup: bool,
+    /// At the end the wall goes on past everything.
+    pub drain_all: bool,
+}
+
+/// A group and its members.
+#[derive(Clone, Debug)]
+pub struct GroupPlan {
+    pub name: Arc<str>,
+    pub topic: Arc<str>,
+    pub start: Start,
+    pub members: Vec<MemberPlan>,
+}
+
+/// How a member behaves.
+#[derive(Clone, Debug, Default)]
+pub struct MemberPlan {
+    pub credit: u32,
+    /// Only these partitions; empty: all.
+    pub partitions: Vec<u16>,
+    /// Longest time it holds a delivery before it judges it.
+    pub hold_max_us: u64,
+    /// Of 100 deliveries: nacked, ignored, judged too late, extended first, judged elsewhere,
+    /// judged twice.
+    pub nack: u64,
+    pub ignore: u64,
+    pub late: u64,
+    pub extend: u64,
+    pub elsewhere: u64,
+    pub twice: u64,
+    /// Average life of its connection; 0: it does not die.
+    pub life_us: u64,
+    /// Longest time its socket holds deliveries back.
+    pub socket_max_us: u64,
+}
+
+impl Profile {
+    pub fn new(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed, Salt::Profile);
+        let partitions = rng.between(1, 4) as u16;
+        let external = rng.percent(20);
+        let fsync = match rng.below(10) {
+            0 | 1 => FsyncMode::EveryEvent,
+            2 if !external => FsyncMode::Periodic { interval_ms: rng.between(5, 200) },
+            _ => FsyncMode::Batch,
+        };
+        let exact_dedup = !rng.percent(10);
+        let engine = engine(rng, seed, partitions, external, fsync, exact_dedup);
+        let topics: Vec<Arc<str>> =
+            (0..rng.between(1, 3)).map(|n| format!("t{n}").into()).collect();
+        let mut groups: Vec<GroupPlan> = Vec::new();
+        for number in 0..rng.between(1, 4) {
+            let mut plan = group(rng, number, &topics, partitions);
+            // A group starts where its first member starts, so all members say the same.
+            let same = |g: &&GroupPlan| g.name == plan.name && g.topic == plan.topic;
+            if let Some(same) = groups.iter().find(same) {
+                plan.start = same.start;
+                plan.members.iter_mut().for_each(|member| member.partitions.clear());
+            }
+            groups.push(plan);
+        }
+        let shards = (0..16).map(|_| rng.between(1, 3) as u16).collect::<Vec<_>>();
+        let periodic = matches!(fsync, FsyncMode::Periodic { .. });
+        let payload_max = *rng.pick(&[16, 200, 600, 600, 5_000]);
+        let crashes = *rng.pick(&[0, 1, 1, 2, 3, 5]);
+        Self {
+            engine: EngineConfig { shards: shards[0], ..engine },
+            chaos_us: rng.between(1_000_000, 8_000_000),
+            net_max_us: *rng.pick(&[50, 300, 2_000]),
+            turn_max_us: *rng.pick(&[20, 100, 500]),
+            disk_max_us: *rng.pick(&[200, 1_000, 20_000]),
+            crashes,
+            // What a power loss takes in periodic mode is the user's choice, and not modelled.
+            power_percent: if periodic { 0 } else { *rng.pick(&[0, 50, 100]) },
+            again_percent: *rng.pick(&[0, 30, 60]),
+            drain_percent: *rng.pick(&[0, 0, 20]),
+            wall_steps: *rng.pick(&[0, 0, 1, 3, 6]),
+            rot: rng.percent(8) && crashes > 0 && !external,
+            producers: rng.between(1, 3),
+            events: rng.between(20, 150),
+            // A batch that is larger than half a segment is refused for good.
+            batch_max: (20_000 / payload_max).min(*rng.pick(&[1, 4, 12, 40])),
+            payload_max,
+            readers: rng.between(0, 2),
+            topics,
+            groups,
+            shards,
+            exact_dedup,
+            drain_all: rng.percent(70),
+        }
+    }
+
+    pub fn facts(&self) -> Facts {
+        Facts {
+            partitions: self.engine.partitions,
+            ack_timeout_ms: self.engine.ack_timeout_ms,
+            max_retries: self.engine.max_retries,
+            max_credit: self.engine.max_credit,
+            tick_ms: self.engine.tick_ms,
+            slack_us: 2 * self.net_max_us + 20 * self.turn_max_us + 5_000,
+        }
+    }
+}
+
+fn engine(
+    rng: &mut Rng,
+    seed: u64,
+    partitions: u16,
+    external_commit: bool,
+    fsync: FsyncMode,
+    exact_dedup: bool,
+) -> EngineConfig {
+    const DECADES_MS: u64 = 300 * 366 * 86_400_000;
+    EngineConfig {
+        cluster: seed | 1,
+        dedup_key: [seed as u8; 16],
+        partitions,
+        segment_bytes: *rng.pick(&[64 << 10, 128 << 10, 256 << 10]),
+        index_interval_bytes: *rng.pick(&[4 << 10, 16 << 10]),
+        fsync,
+        tick_ms: *rng.pick(&[1, 1, 1, 10]),
+        ack_timeout_ms: rng.between(200, 2_000),
+        max_retries: rng.between(0, 4) as u32,
+        retry_backoff_ms: rng.between(1, 200),
+        retry_backoff_max_ms: rng.between(200, 2_000),
+        max_credit: *rng.pick(&[3, 100, 50_000]),
+        dedup_ttl_ms: if exact_dedup { DECADES_MS } else { rng.between(500, 60_000) },
+        cache_bytes: *rng.pick(&[4 << 10, 64 << 10, 64 << 20]),
+        index_events: if rng.percent(5) { rng.between(50, 400) } else { 1_000_000 },
+        external_commit,
+        ..EngineConfig::default()
+    }
+}
+
+fn group(rng: &mut Rng, number: u64, topics: &[Arc<str>], partitions: u16) -> GroupPlan {
+    let start = match rng.below(8) {
+        0 => Start::Now,
+        1 => Start::Offset(Offset(rng.below(40))),
+        _ => Start::Beginning,
+    };
+    let mut members: Vec<MemberPlan> = (0..rng.between(1, 3)).map(|_| member(rng)).collect();
+    // Where a group starts is fixed per partition by its first member there, so members that name
+    // partitions are for groups that start where any member would.
+    if start == Start::Beginning && rng.percent(30) {
+        for member in &mut members {
+            member.partitions = (0..partitions).filter(|_| rng.percent(60)).collect();
+        }
+    }
+    // Groups of two topics may share a name.
+    let name = format!("g{}", if rng.percent(20) { 0 } else { number });
+    GroupPlan { name: name.into(), topic: rng.pick(topics).clone(), start, members }
+}
+
+fn member(rng: &mut Rng) -> MemberPlan {
+    let credit = *rng.pick(&[1, 1, 2, 7, 50, 1_000]);
+    let plain =
+        MemberPlan { credit, hold_max_us: 3_000, socket_max_us: 300, ..MemberPlan::default() };
+    match rng.below(8) {
+        0 => MemberPlan { hold_max_us: 400_000, socket_max_us: 50_000, ..plain },
+        1 => MemberPlan { life_us: 400_000, hold_max_us: 60_000, elsewhere: 20, ..plain },
+        2 => MemberPlan { nack: 40, ..plain },
+        3 => MemberPlan { nack: 90, hold_max_us: 500, ..plain },
+        4 => MemberPlan { late: 25, extend: 20, ..plain },
+        5 => MemberPlan { ignore: 30, elsewhere: 30, ..plain },
+        6 => MemberPlan { elsewhere: 50, twice: 30, nack: 10, late: 5, ..plain },
+        _ => plain,
+    }
+}
