@@ -163,7 +163,8 @@ async fn publish_batches(client: Client, mut events: Events, ledger: SharedLedge
     }
 }
 
-type GrpcEvents =
+/// A gRPC client.
+pub type GrpcEvents =
     chronosdb::wire::events::event_service_client::EventServiceClient<tonic::transport::Channel>;
 
 async fn publish_by_grpc(mut client: GrpcEvents, mut events: Events, ledger: SharedLedger) {

@@ -1,1 +1,112 @@
-//! x
+//! A native client without manners: blocking, frame by frame, free to send what it likes.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use bytes::{Bytes, BytesMut};
+use chronosdb::wire::frame::{self, Frame, FrameDecoder};
+use chronosdb::wire::kind::FrameKind;
+use chronosdb::wire::native;
+use prost::Message;
+
+use crate::wait::PATIENCE;
+
+/// One connection.
+pub struct Raw {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl Raw {
+    /// Connected, and nothing said yet.
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("settable");
+        stream.set_nodelay(true).expect("settable");
+        Self { stream, received: BytesMut::new() }
+    }
+
+    /// Connected and greeted.
+    pub fn greeted(address: SocketAddr) -> Self {
+        let mut raw = Self::connect(address);
+        let hello = native::Hello { version: 1, client: "raw".into() };
+        raw.send(FrameKind::Hello, 1, &hello.encode_to_vec());
+        raw.expect(FrameKind::HelloAck, 1);
+        raw
+    }
+
+    /// Sends bytes as they are. A server that has closed meanwhile is no fault here.
+    pub fn write(&mut self, bytes: &[u8]) {
+        match self.stream.write_all(bytes) {
+            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                panic!("{error}")
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a frame.
+    pub fn send(&mut self, kind: FrameKind, correlation: u64, body: &[u8]) {
+        let mut out = BytesMut::new();
+        frame::put_body(&mut out, kind, correlation, body).expect("short enough");
+        self.write(&out);
+    }
+
+    /// No more will be sent.
+    pub fn shut(&mut self) {
+        // The server may have been faster.
+        let _closed = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// The next frame; `None` at the end of the connection.
+    pub fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = FrameDecoder::Answers.next(&mut self.received).expect("valid") {
+                return Some(frame);
+            }
+            let mut piece = [0; 64 << 10];
+            let count = match self.stream.read(&mut piece) {
+                Ok(count) => count,
+                // Closed with bytes of ours unread.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+                Err(error) => panic!("no answer: {error}"),
+            };
+            if count == 0 {
+                return None;
+            }
+            self.received.extend_from_slice(&piece[..count]);
+        }
+    }
+
+    /// The body of the next frame, which has to be this one.
+    pub fn expect(&mut self, kind: FrameKind, correlation: u64) -> Bytes {
+        let frame = self.next().expect("a frame");
+        assert_eq!((frame.kind, frame.correlation), (kind, correlation), "{:?}", frame.body);
+        frame.body
+    }
+
+    /// The next frame as an error.
+    pub fn error(&mut self, correlation: u64) -> native::Error {
+        native::Error::decode(self.expect(FrameKind::Error, correlation)).expect("an error")
+    }
+
+    /// Reads to the end of the connection; returns the error that the server said before, if any.
+    pub fn closed(&mut self) -> Option<native::Error> {
+        let mut said = None;
+        while let Some(frame) = self.next() {
+            if frame.kind == FrameKind::Error && frame.correlation == 0 {
+                said = Some(native::Error::decode(frame.body).expect("an error"));
+            }
+        }
+        said
+    }
+}
+
+/// The header of a frame, with any length.
+pub fn header(length: u32, version: u8, kind: u8, flags: u16, correlation: u64) -> Vec<u8> {
+    let mut header = length.to_le_bytes().to_vec();
+    header.extend([version, kind]);
+    header.extend(flags.to_le_bytes());
+    header.extend(correlation.to_le_bytes());
+    header
+}

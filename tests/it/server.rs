@@ -74,10 +74,7 @@ impl Setup {
     /// # Panics
     /// If it ends or does not come up.
     pub fn start(&self) -> Server {
-        Starting::new(self.command()).served(PATIENCE).unwrap_or_else(|mut starting| {
-            let ended = starting.child.try_wait();
-            panic!("it does not serve ({ended:?}): {}", starting.log.lock().expect("no panic"))
-        })
+        serving(self.command())
     }
 
     /// Starts it and kills it if it does not serve within `time`.
@@ -102,6 +99,17 @@ impl Setup {
     pub fn refused(&self) -> String {
         refused(self.command())
     }
+}
+
+/// Runs a command that must come to serve.
+///
+/// # Panics
+/// If it ends or does not come up.
+pub fn serving(command: Command) -> Server {
+    Starting::new(command).served(PATIENCE).unwrap_or_else(|mut starting| {
+        let ended = starting.child.try_wait();
+        panic!("it does not serve ({ended:?}): {}", starting.log.lock().expect("no panic"))
+    })
 }
 
 /// Runs a command that must end by itself with a failure; returns the sentence it says.
