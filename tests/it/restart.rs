@@ -117,8 +117,7 @@ fn disk_usage(directory: &Path) -> u64 {
 #[tokio::test]
 async fn a_fresh_relative_directory_is_small_and_everything_is_said() {
     let place = place();
-    let mut command =
-        Setup::new(Path::new("some/data")).with("--partitions", 16).command();
+    let mut command = Setup::new(Path::new("some/data")).with("--partitions", 16).command();
     command.current_dir(place.path());
     let server = crate::server::serving(command);
     let client = server.client().await;

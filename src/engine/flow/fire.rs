@@ -220,6 +220,27 @@ impl Partition {
         self.dirty.insert(no);
     }
 
+    /// A member's session could not send these: they are free again, as if never handed out.
+    pub(in crate::engine) fn give_back(
+        &mut self,
+        step: &mut Step<'_>,
+        key: MemberKey,
+        events: Vec<(Position, u32)>,
+    ) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        for (position, attempt) in events {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            let lease = dispatch.leased.get(&position).copied();
+            let own = |lease: &Lease<_>| lease.member == Some(key) && lease.attempt == attempt;
+            // Judged or run out in the meantime: then its credit has returned.
+            let Some(lease) = lease.filter(own) else { continue };
+            dispatch.leased.remove(&position);
+            dispatch.release(position);
+            self.end_lease(step, lease);
+        }
+        self.dirty.insert(no);
+    }
+
     /// A member's session grants credit: deliver, or answer that there is nothing.
     pub(in crate::engine) fn grant(
         &mut self,

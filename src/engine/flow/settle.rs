@@ -174,7 +174,7 @@ impl Partition {
         self.proposals.settles.push(&settlement);
     }
 
-    fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
+    pub(super) fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
         self.timers.cancel(lease.timer);
         if let Some(member) = lease.member {
             return_credit(step, member, 1);
