@@ -112,11 +112,6 @@ impl Clock {
         recent.fold(self.wall_us(), |high, (_, before, _)| high.max(*before)) / 1_000
     }
 
-    /// Whether it ever went back.
-    pub fn was_set_back(&self) -> bool {
-        self.steps.iter().any(|(_, before, after)| after < before)
-    }
-
     /// Highest wall reading ever, in ms.
     pub fn wall_max_ms(&self) -> u64 {
         self.wall_max_us / 1_000

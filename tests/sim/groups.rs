@@ -390,9 +390,7 @@ impl Groups {
 
     fn check_lease(&self, key: StreamKey, group: usize, place: Place, d: &Delivery, now: Moment) {
         let Some(handled) = self.all[group].handled.get(&place) else {
-            // A grant that a step of the wall has overtaken waits in its session's shard and may
-            // run out there, so that its attempt is never seen.
-            let unseen = self.all[group].last_end_us > 0 || now.set_back;
+            let unseen = self.all[group].last_end_us > 0;
             let first = d.attempt == 1 || unseen;
             hold!(AttemptCounted, first, "{place:?}: attempt {} is the first", d.attempt);
             return;

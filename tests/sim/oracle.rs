@@ -43,7 +43,8 @@ enum Kind {
     Replay(Box<Replay>),
     /// Ends a stream; whether it gets an answer of its own is left open.
     Close,
-    Partitions(Option<PartitionId>),
+    /// With the high watermarks known by then.
+    Partitions(Option<PartitionId>, Vec<u64>),
 }
 
 /// Judge of one run.
@@ -125,10 +126,10 @@ impl Oracle {
     }
 
     /// The wall has jumped.
-    pub fn wall_stepped(&mut self, wall_ms: u64) {
+    pub fn wall_stepped(&mut self, before_ms: u64, wall_ms: u64) {
         for open in self.open.values_mut() {
             open.lowest_ms = open.lowest_ms.min(wall_ms);
-            open.highest_ms = open.highest_ms.max(wall_ms);
+            open.highest_ms = open.highest_ms.max(wall_ms).max(before_ms);
             if let Kind::Replay(replay) = &mut open.kind {
                 replay.wall_stepped(wall_ms);
             }
@@ -212,7 +213,10 @@ impl Oracle {
                 }
                 Kind::Close
             }
-            Request::Partitions(which) => Kind::Partitions(*which),
+            Request::Partitions(which) => {
+                let known = self.records.partitions.iter().map(|p| p.high_watermark);
+                Kind::Partitions(*which, known.collect())
+            }
         };
         let open = Open {
             kind,
@@ -279,14 +283,16 @@ impl Oracle {
                 hold!(OneReply, specs.len() == outcomes.len(), "{key:?}: {outcomes:?}");
                 self.acked(specs, outcomes, open.given_us, now);
             }
-            (Kind::Partitions(which), Reply::Partitions(list)) => self.status(*which, list, now),
+            (Kind::Partitions(which, known), Reply::Partitions(list)) => {
+                self.status(*which, known, list, now);
+            }
             (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => {
                 self.groups.ended(key, now);
             }
             (Kind::Close, Reply::StreamEnd(_) | Reply::Failed(_)) => {}
             (Kind::Replay(_), Reply::StreamEnd(Ok(()))) => self.replay_finished(open),
             (
-                Kind::Ack(_) | Kind::Partitions(_) | Kind::Replay(_),
+                Kind::Ack(_) | Kind::Partitions(..) | Kind::Replay(_),
                 Reply::Failed(error) | Reply::StreamEnd(Err(error)),
             ) => self.failed(key, error),
             _ => hold!(OneReply, false, "{key:?}: not an answer to it: {reply:?}"),
@@ -311,7 +317,13 @@ impl Oracle {
         }
     }
 
-    fn status(&mut self, which: Option<PartitionId>, list: &[PartitionStatus], now: Moment) {
+    fn status(
+        &mut self,
+        which: Option<PartitionId>,
+        known: &[u64],
+        list: &[PartitionStatus],
+        now: Moment,
+    ) {
         let asked: Vec<PartitionId> = match which {
             Some(partition) => vec![partition],
             None => (0..self.facts.partitions).map(PartitionId).collect(),
@@ -325,7 +337,8 @@ impl Oracle {
             let rotten = self.records.partitions[partition.0 as usize].rotten;
             let told = !status.read_only || rotten;
             hold!(RotReported, told, "{partition} is read-only, and nobody was told why");
-            self.records.high_watermark(partition, status.high_watermark.0);
+            let least = known[partition.0 as usize];
+            self.records.high_watermark(partition, status.high_watermark.0, least);
         }
     }
 

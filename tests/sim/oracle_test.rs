@@ -250,7 +250,7 @@ fn a_good_history_is_taken() {
     h.judge(&b, 2, nack());
     h.replay(&[&a, &b]);
     h.audit(2, 2, 0, 0);
-    h.oracle.records.high_watermark(PartitionId(0), 2);
+    h.oracle.records.high_watermark(PartitionId(0), 2, 0);
     h.oracle.finish(h.now);
 }
 
@@ -282,7 +282,7 @@ fn events_that_are_lost_changed_or_made_up_are_found() {
         h.recover(0, None);
         let (a, c) = (h.stored("a", 0), h.stored("c", 2));
         h.replay(&[&a, &c]);
-        h.oracle.records.high_watermark(PartitionId(0), 3);
+        h.oracle.records.high_watermark(PartitionId(0), 3, 0);
         h.oracle.records.dense(h.now.wall_ms, 0);
     });
     breaks(Rule::ScheduleKept, |h| {

@@ -30,8 +30,6 @@ pub struct Moment {
     pub epoch: u64,
     /// Its shards.
     pub shards: u16,
-    /// The wall has been set back in this run.
-    pub set_back: bool,
 }
 
 /// What is known of one offset.
@@ -267,19 +265,17 @@ impl Records {
         );
     }
 
-    /// A high watermark was answered.
-    pub fn high_watermark(&mut self, partition: PartitionId, offset: u64) {
+    /// A high watermark was answered; `least` was known when it was asked for.
+    pub fn high_watermark(&mut self, partition: PartitionId, offset: u64, least: u64) {
         let p = &mut self.partitions[partition.0 as usize];
-        if !p.served {
-            return;
+        if p.served {
+            hold!(
+                AckedNeverLost,
+                offset >= least || p.rotten,
+                "partition {partition}: the high watermark went from {least} back to {offset}"
+            );
+            p.high_watermark = p.high_watermark.max(offset);
         }
-        hold!(
-            AckedNeverLost,
-            offset >= p.high_watermark || p.rotten,
-            "partition {partition}: the high watermark went from {} back to {offset}",
-            p.high_watermark
-        );
-        p.high_watermark = offset;
     }
 
     /// Offsets are dense at the end: every one below the high watermark is known or not yet due.

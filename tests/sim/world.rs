@@ -190,7 +190,6 @@ impl World {
             noticed_ms: self.clock.noticed_wall_ms(slack_us),
             highest_ms: self.clock.highest_wall_ms(slack_us),
             epoch: self.epoch,
-            set_back: self.clock.was_set_back(),
             shards: self.node.as_ref().map_or(1, |node| node.shards.len() as u16),
         }
     }
@@ -201,13 +200,14 @@ impl World {
 
     /// The wall jumps; sooner or later a driver notices (within `NOTICED_US`).
     pub fn set_wall(&mut self, wall_us: Option<u64>) {
+        let before_ms = self.clock.wall_ms();
         match wall_us {
             Some(wall_us) => self.clock.set_wall(wall_us),
             None => self.clock.step(&mut self.clock_rng),
         }
         let wall_ms = self.clock.wall_ms();
         self.note(format_args!("the wall jumps to {wall_ms} ms"));
-        self.oracle.wall_stepped(wall_ms);
+        self.oracle.wall_stepped(before_ms, wall_ms);
         let shards = self.node.as_ref().map_or(0, |node| node.shards.len() as u16);
         for shard in 0..shards {
             let delay_us = self.clock_rng.below(NOTICED_US);
