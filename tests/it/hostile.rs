@@ -105,7 +105,13 @@ async fn half_frames_take_only_what_they_sent() {
         let open: Vec<_> = (0..1_000)
             .map(|n| {
                 let mut raw = Raw::greeted(server.native);
-                raw.write(&header(12 + (16 << 20), 1, if n % 2 == 0 { BATCH } else { PUBLISH }, 0, 2));
+                raw.write(&header(
+                    12 + (16 << 20),
+                    1,
+                    if n % 2 == 0 { BATCH } else { PUBLISH },
+                    0,
+                    2,
+                ));
                 raw.write(&vec![0x0a; n % 2_000]);
                 raw
             })

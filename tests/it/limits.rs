@@ -137,39 +137,27 @@ fn long(id: &str, bytes: usize) -> String {
 
 fn cases() -> Vec<Case> {
     vec![
-        (
-            "message_id",
-            Some(|id| event(&long(id, limits::MESSAGE_ID_BYTES))),
-            |id| event(&long(id, limits::MESSAGE_ID_BYTES + 1)),
-        ),
+        ("message_id", Some(|id| event(&long(id, limits::MESSAGE_ID_BYTES))), |id| {
+            event(&long(id, limits::MESSAGE_ID_BYTES + 1))
+        }),
         ("message_id", None, |_| event("")),
-        (
-            "topic",
-            Some(|id| Event::new("t".repeat(limits::NAME_BYTES), id, "x")),
-            |id| Event::new("t".repeat(limits::NAME_BYTES + 1), id, "x"),
-        ),
+        ("topic", Some(|id| Event::new("t".repeat(limits::NAME_BYTES), id, "x")), |id| {
+            Event::new("t".repeat(limits::NAME_BYTES + 1), id, "x")
+        }),
         ("control characters", None, |id| Event::new("a\nb", id, "x")),
-        (
-            "payload",
-            Some(|id| Event::new("limits", id, vec![1; limits::PAYLOAD_BYTES])),
-            |id| Event::new("limits", id, vec![1; limits::PAYLOAD_BYTES + 1]),
-        ),
+        ("payload", Some(|id| Event::new("limits", id, vec![1; limits::PAYLOAD_BYTES])), |id| {
+            Event::new("limits", id, vec![1; limits::PAYLOAD_BYTES + 1])
+        }),
         ("payload", Some(|id| Event::new("limits", id, "x")), |id| Event::new("limits", id, "")),
-        (
-            "meta",
-            Some(|id| with_meta_entries(id, limits::META_ENTRIES)),
-            |id| with_meta_entries(id, limits::META_ENTRIES + 1),
-        ),
-        (
-            "meta",
-            Some(|id| with_meta_bytes(id, limits::META_BYTES)),
-            |id| with_meta_bytes(id, limits::META_BYTES + 1),
-        ),
-        (
-            "schedule_ts",
-            Some(|id| event(id).after_ms(limits::SCHEDULE_HORIZON_MS)),
-            |id| event(id).after_ms(limits::SCHEDULE_HORIZON_MS + 1),
-        ),
+        ("meta", Some(|id| with_meta_entries(id, limits::META_ENTRIES)), |id| {
+            with_meta_entries(id, limits::META_ENTRIES + 1)
+        }),
+        ("meta", Some(|id| with_meta_bytes(id, limits::META_BYTES)), |id| {
+            with_meta_bytes(id, limits::META_BYTES + 1)
+        }),
+        ("schedule_ts", Some(|id| event(id).after_ms(limits::SCHEDULE_HORIZON_MS)), |id| {
+            event(id).after_ms(limits::SCHEDULE_HORIZON_MS + 1)
+        }),
         (
             "schedule_ts",
             // The server's clock has gone on meanwhile: that is on the safe side.
@@ -345,7 +333,8 @@ async fn how_much_credit_a_subscription_gets() {
     let most = limits::CREDIT_MAX as usize;
     let events = (0..most + 100).map(|n| Event::new("t", format!("m{n}"), "x"));
     assert!(client.publish_batch(events.collect()).await.iter().all(Result::is_ok));
-    let in_flight = || http::get(server.http, "/metrics").sum("cronos_deliveries_in_flight") as usize;
+    let in_flight =
+        || http::get(server.http, "/metrics").sum("cronos_deliveries_in_flight") as usize;
 
     let request = |group: &str| SubscribeRequest {
         consumer_group: group.into(),
@@ -356,7 +345,8 @@ async fn how_much_credit_a_subscription_gets() {
     let [Way::Native(connection), Way::Grpc(mut grpc)] = Way::both(&server).await else {
         unreachable!("in this order")
     };
-    let mut stream = connection.open_stream(FrameKind::Subscribe, &request("native")).expect("sent");
+    let mut stream =
+        connection.open_stream(FrameKind::Subscribe, &request("native")).expect("sent");
     let mut came = 0;
     while came < most {
         let frame = for_the("next frame", stream.next()).await.expect("endless").expect("a frame");
@@ -378,7 +368,8 @@ async fn how_much_credit_a_subscription_gets() {
     assert_eq!(in_flight(), most, "gRPC");
     // An ack gives one back, and just one more comes.
     let delivery_id = last.expect("a delivery").delivery_id;
-    let ack = chronosdb::wire::events::AckRequest { delivery_id, success: true, ..Default::default() };
+    let ack =
+        chronosdb::wire::events::AckRequest { delivery_id, success: true, ..Default::default() };
     let mut acks = grpc.ack(tokio_stream::once(ack)).await.expect("it serves").into_inner();
     assert!(acks.message().await.expect("well").expect("an answer").success);
     for_the("one more", stream.message()).await.expect("well").expect("a delivery");
@@ -392,11 +383,15 @@ async fn how_many_verdicts_and_streams_a_native_client_may_send() {
     let server = Setup::new(&place.path().join("data")).start();
     let mut raw = Raw::greeted(server.native);
     let verdicts = |count: usize| {
-        let ack = chronosdb::wire::events::AckRequest { delivery_id: "x:0:1".into(), ..Default::default() };
+        let ack = chronosdb::wire::events::AckRequest {
+            delivery_id: "x:0:1".into(),
+            ..Default::default()
+        };
         native::AckBatch { acks: vec![ack; count] }.encode_to_vec()
     };
     raw.send(FrameKind::AckBatch, 2, &verdicts(limits::ACK_BATCH));
-    let answers = native::AckedBatch::decode(raw.expect(FrameKind::AckedBatch, 2)).expect("answers");
+    let answers =
+        native::AckedBatch::decode(raw.expect(FrameKind::AckedBatch, 2)).expect("answers");
     assert_eq!(answers.results.len(), limits::ACK_BATCH);
     assert!(answers.results.iter().all(|answer| !answer.success && !answer.error.is_empty()));
     raw.send(FrameKind::AckBatch, 3, &verdicts(limits::ACK_BATCH + 1));
@@ -436,14 +431,15 @@ async fn the_client_cuts_what_is_too_much_for_one_request() {
     let client = server.client().await;
     let events = (0..3 * limits::BATCH_EVENTS + 1).map(|n| event(&format!("m{n}")));
     assert!(client.publish_batch(events.collect()).await.iter().all(Result::is_ok));
-    let large = (0..12).map(|n| {
-        Event::new("limits", format!("large-{n}"), vec![5; limits::PAYLOAD_BYTES])
-    });
+    let large =
+        (0..12).map(|n| Event::new("limits", format!("large-{n}"), vec![5; limits::PAYLOAD_BYTES]));
     assert!(client.publish_batch(large.collect()).await.iter().all(Result::is_ok));
     let long = Event::new("limits", "long", vec![5; limits::PAYLOAD_BYTES + 1]);
     let results = client.publish_batch(vec![event("short"), long]).await;
     assert!(results[0].is_ok());
-    assert!(matches!(&results[1], Err(ClientError::Refused(error)) if error.text.contains("payload")));
+    assert!(
+        matches!(&results[1], Err(ClientError::Refused(error)) if error.text.contains("payload"))
+    );
     let mut all = client.subscribe(SubscribeOptions::new("limits", "g")).await.expect("it serves");
     for _ in 0..3 * limits::BATCH_EVENTS + 14 {
         let next = for_the("next delivery", all.next()).await.expect("endless");

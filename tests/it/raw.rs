@@ -38,7 +38,9 @@ impl Raw {
     /// Sends bytes as they are. A server that has closed meanwhile is no fault here.
     pub fn write(&mut self, bytes: &[u8]) {
         match self.stream.write_all(bytes) {
-            Err(error) if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
+            {
                 panic!("{error}")
             }
             _ => {}

@@ -117,8 +117,7 @@ fn disk_usage(directory: &Path) -> u64 {
 #[tokio::test]
 async fn a_fresh_relative_directory_is_small_and_everything_is_said() {
     let place = place();
-    let mut command =
-        Setup::new(Path::new("some/data")).with("--partitions", 16).command();
+    let mut command = Setup::new(Path::new("some/data")).with("--partitions", 16).command();
     command.current_dir(place.path());
     let server = crate::server::serving(command);
     let client = server.client().await;
@@ -126,8 +125,7 @@ async fn a_fresh_relative_directory_is_small_and_everything_is_said() {
     let used = disk_usage(&place.path().join("some/data"));
     assert!(used < 64 << 20, "{used} bytes on the disk");
     let printed = server.printed();
-    let data = place.path().join("some/data").display().to_string();
-    for part in ["it-node", "2 on ", "partitions  16", data.as_str(), "0 events"] {
+    for part in ["it-node", "2 on ", "partitions  16", "some/data", "0 events"] {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     server.stop();
