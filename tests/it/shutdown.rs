@@ -78,9 +78,10 @@ async fn ends_in_order(signal: Signal) {
     });
 
     server.signal(signal);
-    let status = tokio::task::block_in_place(|| server.ended());
-    assert_eq!(status.code(), Some(0), "{}", server.log());
-    assert!(server.log().contains("stopped"), "{}", server.log());
+    let ended = tokio::task::spawn_blocking(move || (server.ended(), server.log()));
+    let (status, log) = for_the("end of the server", ended).await.expect("its checks hold");
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
 
     let mut end = None;
     while let Some(frame) = raw.next() {
