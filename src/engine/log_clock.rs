@@ -11,7 +11,7 @@ use crate::base::time::Now;
 /// How much faster than boot time log time may run, so that it catches up with a corrected clock.
 const SLACK_MS: u64 = 1_000;
 /// A first reading after a jump of more than this expires nothing.
-const TRUSTED_JUMP_MS: u64 = 3_600_000;
+pub const TRUSTED_JUMP_MS: u64 = 3_600_000;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]

@@ -117,6 +117,16 @@ pub enum MeshMessage {
         /// What else is ready; `None`: an `Offer` follows when there is.
         offer: Option<Offer>,
     },
+    /// Deliveries of a `Granted` that must not leave: the wall clock has gone back behind them since.
+    /// Their leases end, and no attempt is counted.
+    GiveBack {
+        /// The stream.
+        subscription: SubscriptionId,
+        /// Whose events.
+        partition: PartitionId,
+        /// Which, and their attempts.
+        events: Vec<(Position, u32)>,
+    },
     /// Deliveries have been acknowledged, or their leases ended: credit is back.
     Credit {
         /// The stream.

@@ -258,6 +258,10 @@ fn hear(
             let key = member_key(from, subscription);
             own(partitions, partition).grant(step, key, events, bytes);
         }
+        M::GiveBack { subscription, partition, events } => {
+            let key = member_key(from, subscription);
+            own(partitions, partition).give_back(step, key, events);
+        }
         M::Replay { subscription, partition, topic, range, from: cursor, events } => {
             let page = Page { shard: from, subscription, topic, range, from: cursor, events };
             own(partitions, partition).replay_page(step, page);

@@ -27,7 +27,7 @@ use super::flow::roll::Roll;
 use super::log::{
     Body, Content, EntryHeader, Ids, NewGroup, Place, PublishView, RecordCache, SparseIndex, Tail,
 };
-use super::log_clock::LogClock;
+use super::log_clock::{LogClock, TRUSTED_JUMP_MS};
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::replica::{self, CommitRule, HardState, Replica};
@@ -74,6 +74,7 @@ pub struct Partition {
     pub(super) groups: Vec<Group<Handle>>,
     pub(super) group_numbers: HashMap<(Arc<str>, TopicNo), GroupNo, RandomState>,
     pub(super) applied_end: Offset,
+    applied_ts: u64,
 
     // The log and its replication.
     pub(super) replica: Replica<LogEntry>,
@@ -99,6 +100,8 @@ pub struct Partition {
     pub(super) dirty: BTreeSet<GroupNo>,
     pub(super) members: BTreeMap<MemberKey, GroupNo>,
     pub(super) armed: bool,
+    /// What the wall clock read last.
+    pub(super) wall_seen_ms: u64,
 }
 
 impl Partition {
@@ -117,6 +120,7 @@ impl Partition {
             groups: Vec::new(),
             group_numbers,
             applied_end: Offset(0),
+            applied_ts: 0,
             replica: Replica::new(rule, HardState::default(), start, start),
             clock: LogClock::default(),
             tail: None,
@@ -138,6 +142,7 @@ impl Partition {
             dirty: BTreeSet::new(),
             members: BTreeMap::new(),
             armed: false,
+            wall_seen_ms: 0,
         }
     }
 
@@ -157,7 +162,10 @@ impl Partition {
         let mut applied = Applied::default();
         match body.content() {
             Content::NoOp => {}
-            Content::Publish(view) => self.apply_publish(header, body.bytes(), &view),
+            Content::Publish(view) => {
+                self.apply_publish(header, body.bytes(), &view);
+                self.forget_ids(header);
+            }
             Content::Settle(view) => {
                 for settlement in view.settlements() {
                     self.apply_settlement(&settlement, header.append_ts, &mut applied);
@@ -176,6 +184,7 @@ impl Partition {
         }
         self.applied_end = header.end_offset();
         self.last_applied = (header.index, header.term);
+        self.applied_ts = header.append_ts;
         applied
     }
 
@@ -209,6 +218,16 @@ impl Partition {
             let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
             self.dedup.record(hash, original, record.allow_duplicate, settled);
         }
+    }
+
+    /// Drops ids past their time, as many as keep pace with new ones. Part of apply, so that the
+    /// table stays a function of the log though a group created later may want old events again.
+    fn forget_ids(&mut self, header: &EntryHeader) {
+        let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
+        // Not by the first reading after a long jump of the clock: that one may be wrong.
+        let jumped = header.append_ts - self.applied_ts > TRUSTED_JUMP_MS;
+        let log_now = if jumped { self.applied_ts } else { header.append_ts };
+        self.dedup.sweep(log_now, 2 * header.count as usize, settled);
     }
 
     fn apply_group(&mut self, record: &NewGroup<'_>) {

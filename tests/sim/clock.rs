@@ -12,6 +12,9 @@ use super::rng::Rng;
 const EPOCH_US: u64 = 1_770_000_000_000_000;
 const YEAR_US: u64 = 365 * 86_400 * 1_000_000;
 
+/// A driver notices a step of the wall within this time.
+pub const NOTICED_US: u64 = 1_000_000;
+
 pub struct Clock {
     /// World time, microseconds.
     time_us: u64,
@@ -93,6 +96,13 @@ impl Clock {
         });
         let start = first.unwrap_or_else(|| self.wall_us() - (self.time_us - from));
         low.min(start) / 1_000
+    }
+
+    /// A wall reading that an engine surely knows of: a step is noticed within a second.
+    pub fn noticed_wall_ms(&self, window_us: u64) -> u64 {
+        let step = self.steps.last().map_or(0, |(at, _, _)| *at);
+        let recent = !self.steps.is_empty() && self.time_us - step < 2 * NOTICED_US;
+        self.lowest_wall_ms(if recent { 2 * NOTICED_US } else { window_us })
     }
 
     /// Highest wall reading of the last `window_us`, in ms.

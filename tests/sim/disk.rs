@@ -18,6 +18,8 @@ use crate::hold;
 
 const SECTOR: usize = 512;
 type Key = (u16, u64);
+/// Dirty sectors as they were live at one moment.
+type Seen = Vec<(usize, [u8; SECTOR])>;
 
 /// How the machine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub enum Op {
 #[derive(Debug)]
 pub struct Write {
     pub partition: PartitionId,
-    pub write: u64,
+    pub number: u64,
     pub segment: Index,
     pub position: u64,
     pub data: Vec<u8>,
@@ -70,8 +72,8 @@ pub struct Disk {
     rng: Rng,
     files: BTreeMap<Key, File>,
     slots: BTreeMap<u16, HardState>,
-    /// In flight, with the live sectors that a sync has seen.
-    flight: BTreeMap<u64, (Op, Vec<(usize, [u8; SECTOR])>)>,
+    /// In flight, with what a sync has seen.
+    flight: BTreeMap<u64, (Op, Seen)>,
     next_op: u64,
     /// Partitions whose log may be rewritten: until recovered, and while it is cut.
     unlocked: BTreeSet<u16>,
@@ -144,12 +146,12 @@ impl Disk {
                 file.filled_end = file.filled_end.max(to);
                 Some((partition, Input::Filled { partition, segment, end: to }))
             }
-            Op::Write(Write { partition, write, segment, position, data, sync }) => {
+            Op::Write(Write { partition, number, segment, position, data, sync }) => {
                 let file = self.file(partition, segment);
                 file.put(position as usize, &data, sync);
                 let blocks = position / BLOCK..(position + data.len() as u64) / BLOCK;
                 file.kept.extend(blocks);
-                Some((partition, Input::WriteDone { partition, write }))
+                Some((partition, Input::WriteDone { partition, write: number }))
             }
             Op::Read { partition, read, segment, position, len } => {
                 self.leak(partition, segment, position, len);

@@ -22,7 +22,7 @@ fn done(disk: &mut Disk, op: Op) -> Option<Input> {
 
 fn write(position: u64, byte: u8, blocks: usize, sync: bool) -> Op {
     let data = vec![byte; blocks * BLOCK as usize];
-    Op::Write(Write { partition: P, write: 1, segment: S, position, data, sync })
+    Op::Write(Write { partition: P, number: 1, segment: S, position, data, sync })
 }
 
 fn read(disk: &mut Disk, position: u64, len: u64) -> Bytes {

@@ -8,6 +8,7 @@ use chronosdb::engine::{Effect, Input};
 use super::disk::{Crash, Op, Write};
 use super::heal::Stage;
 use super::node::Node;
+use super::oracle::Oracle;
 use super::trace::{ShownEffect, ShownInput};
 use super::world::{Client, Event, Parcel, World};
 use crate::hold;
@@ -122,7 +123,15 @@ impl World {
                 engine.fill_write(partition, write, &mut data);
                 let crc = crc32fast::hash(&data);
                 self.note(format_args!("s{shard} > bytes {crc:x}"));
-                self.ask_disk(Op::Write(Write { partition, write, segment, position, data, sync }));
+                let number = write;
+                self.ask_disk(Op::Write(Write {
+                    partition,
+                    number,
+                    segment,
+                    position,
+                    data,
+                    sync,
+                }));
             }
             Effect::CreateSegment { partition, segment } => {
                 self.ask_disk(Op::Create { partition, segment });
@@ -251,7 +260,7 @@ impl World {
         let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
         if audit {
             let audits = engine.audit(partition);
-            self.oracle.audited(partition, &audits);
+            Oracle::audited(partition, &audits);
         }
         if !external {
             return;

@@ -64,8 +64,8 @@ struct Lease {
 pub struct Handled {
     last: Option<Lease>,
     max_attempt: u32,
-    /// An ack was given to the engine; its answer may have been lost.
-    ack_given: bool,
+    /// When an ack was last given to the engine; its answer may have been lost.
+    ack_given_us: Option<u64>,
     /// When an ack was confirmed, in which process.
     confirmed: Option<(u64, u64)>,
     /// Attempts whose nack was confirmed, and attempts that may have failed.
@@ -89,7 +89,7 @@ pub struct Group {
 /// All groups.
 pub struct Groups {
     facts: Facts,
-    pub groups: Vec<Group>,
+    pub all: Vec<Group>,
     pub streams: BTreeMap<StreamKey, Stream>,
     numbers: BTreeMap<(PartitionId, GroupNo), usize>,
     terms: BTreeMap<PartitionId, Term>,
@@ -103,7 +103,7 @@ impl Groups {
     pub fn new(facts: Facts) -> Self {
         Self {
             facts,
-            groups: Vec::new(),
+            all: Vec::new(),
             streams: BTreeMap::new(),
             numbers: BTreeMap::new(),
             terms: BTreeMap::new(),
@@ -115,7 +115,7 @@ impl Groups {
 
     /// A group that members will use, always with the same start.
     pub fn add(&mut self, name: Arc<str>, topic: Arc<str>, start: Start) -> usize {
-        self.groups.push(Group {
+        self.all.push(Group {
             name,
             topic,
             start,
@@ -124,7 +124,7 @@ impl Groups {
             handled: BTreeMap::new(),
             last_end_us: 0,
         });
-        self.groups.len() - 1
+        self.all.len() - 1
     }
 
     /// The process is gone: streams and leases with it.
@@ -132,7 +132,7 @@ impl Groups {
         self.ends.resize(now.epoch as usize + 1, u64::MAX);
         self.ends[now.epoch as usize] = now.time_us;
         self.streams.clear();
-        self.groups.iter_mut().for_each(|group| group.last_end_us = 0);
+        self.all.iter_mut().for_each(|group| group.last_end_us = 0);
     }
 
     pub fn subscribe(
@@ -145,7 +145,7 @@ impl Groups {
         now: Moment,
     ) {
         let group = self.find(name, topic).expect("members use the groups that were added");
-        let g = &mut self.groups[group];
+        let g = &mut self.all[group];
         if !g.created {
             let (low, high) = g.created_ms;
             g.created_ms = (low.min(now.lowest_ms), high.max(now.highest_ms));
@@ -159,7 +159,7 @@ impl Groups {
 
     pub fn subscribed(&mut self, key: StreamKey) {
         if let Some(stream) = self.streams.get(&key) {
-            self.groups[stream.group].created = true;
+            self.all[stream.group].created = true;
         }
     }
 
@@ -169,7 +169,7 @@ impl Groups {
             return;
         };
         stream.ended = true;
-        let group = &mut self.groups[stream.group];
+        let group = &mut self.all[stream.group];
         group.last_end_us = now.time_us;
         for place in std::mem::take(&mut stream.in_flight) {
             let handled = group.handled.get_mut(&place).expect("in flight, so handled");
@@ -181,7 +181,7 @@ impl Groups {
 
     /// The partition's leadership ended: its leases are void, uncounted.
     pub fn deposed(&mut self, partition: PartitionId, now: Moment) {
-        for group in &mut self.groups {
+        for group in &mut self.all {
             group.last_end_us = now.time_us;
             let places = (partition.0, 0)..=(partition.0, u64::MAX);
             for (_, handled) in group.handled.range_mut(places) {
@@ -196,12 +196,12 @@ impl Groups {
     pub fn judged(&mut self, spec: &AckSpec, now: Moment) {
         let slack = self.facts.slack_us;
         let Some((group, place)) = self.target(spec) else { return };
-        let Some(handled) = self.groups[group].handled.get_mut(&place) else { return };
+        let Some(handled) = self.all[group].handled.get_mut(&place) else { return };
         let attempt = spec.id.as_ref().map_or(0, |id| id.attempt);
         let last = handled.last.as_mut().filter(|last| last.attempt == attempt);
         match &spec.verdict {
             Verdict::Ack => {
-                handled.ack_given = true;
+                handled.ack_given_us = Some(now.time_us);
                 if let Some(last) = &mut handled.last {
                     last.acked = true;
                 }
@@ -233,7 +233,7 @@ impl Groups {
             hold!(RefusalExplained, result.is_err(), "an unknown delivery id was accepted");
             return;
         };
-        let handled = self.groups[group].handled.get_mut(&place).expect("delivered before");
+        let handled = self.all[group].handled.get_mut(&place).expect("delivered before");
         let attempt = spec.id.as_ref().map_or(0, |id| id.attempt);
         match (&spec.verdict, result) {
             (Verdict::Ack, Ok(())) => {
@@ -291,17 +291,18 @@ impl Groups {
         self.take_credit(key, place, now);
         let first = self.lease(key, group, place, d, now);
         if first {
-            let quiet_since = self.groups[group].last_end_us;
             let record = records.record(place).expect("seen before it is judged");
+            // Granted to a stream that ended, and never seen here: it comes again, and late.
+            let quiet = self.all[group].last_end_us < records.given_us(record);
             let stream = self.streams.get_mut(&key).expect("looked up above");
-            stream.order.first(place.0, d.event.position(), record, quiet_since, now, &self.facts);
+            stream.order.first(d.event.position(), place.0, record, quiet, now, &self.facts);
         }
     }
 
     /// Due events of a group's topic that it has neither settled nor given up.
     pub fn unfinished(&self, records: &Records, now: Moment) -> Vec<String> {
         let mut left = Vec::new();
-        for group in &self.groups {
+        for group in &self.all {
             for partition in self.sound(records) {
                 for (offset, record) in records.of_topic(partition, &group.topic) {
                     let place = (partition, offset);
@@ -320,7 +321,7 @@ impl Groups {
     }
 
     pub fn find(&self, name: &str, topic: &str) -> Option<usize> {
-        self.groups.iter().position(|group| &*group.name == name && &*group.topic == topic)
+        self.all.iter().position(|group| &*group.name == name && &*group.topic == topic)
     }
 
     fn sound(&self, records: &Records) -> impl Iterator<Item = u16> {
@@ -341,11 +342,11 @@ impl Groups {
         let DeliveryId { partition, group_no, position, .. } = spec.id.as_ref()?;
         let group = *self.numbers.get(&(*partition, *group_no))?;
         let place = (partition.0, position.offset.0);
-        self.groups[group].handled.contains_key(&place).then_some((group, place))
+        self.all[group].handled.contains_key(&place).then_some((group, place))
     }
 
     fn check_stream(&self, stream: &Stream, name: &str, d: &Delivery) {
-        let group = &self.groups[stream.group];
+        let group = &self.all[stream.group];
         let partition = d.event.partition;
         let inside = match &stream.partitions {
             PartitionSet::All => true,
@@ -388,13 +389,13 @@ impl Groups {
     }
 
     fn check_lease(&self, key: StreamKey, group: usize, place: Place, d: &Delivery, now: Moment) {
-        let Some(handled) = self.groups[group].handled.get(&place) else {
-            let unseen = self.groups[group].last_end_us > 0;
+        let Some(handled) = self.all[group].handled.get(&place) else {
+            let unseen = self.all[group].last_end_us > 0;
             let first = d.attempt == 1 || unseen;
             hold!(AttemptCounted, first, "{place:?}: attempt {} is the first", d.attempt);
             return;
         };
-        let who = (&self.groups[group].name, place, d.attempt);
+        let who = (&self.all[group].name, place, d.attempt);
         let foreign = route::shard_of(PartitionId(place.0), now.shards) != key.0;
         if let Some((at, epoch)) = handled.confirmed {
             // An ack may overtake, in another shard, a delivery that was on its way.
@@ -404,7 +405,7 @@ impl Groups {
         let Some(last) = &handled.last else { return };
         let failed = handled.failures_possible + u32::from(last.nacked || self.ran_out(last, now));
         // Grants that were on their way to a closed stream are given back, and never seen here.
-        let ended_us = self.groups[group].last_end_us;
+        let ended_us = self.all[group].last_end_us;
         let releases = if ended_us > 0 { DISCONNECT_RELEASES } else { 0 };
         let most = (failed.min(self.facts.max_retries) + releases) + 1;
         hold!(AttemptsBounded, (1..=most).contains(&d.attempt), "{who:?}: {most} are possible");
@@ -426,9 +427,9 @@ impl Groups {
     }
 
     fn take_credit(&mut self, key: StreamKey, place: Place, now: Moment) {
-        let Self { streams, groups, .. } = self;
+        let Self { streams, all, .. } = self;
         let stream = streams.get_mut(&key).expect("checked by the caller");
-        let group = &groups[stream.group];
+        let group = &all[stream.group];
         if stream.in_flight.len() as u32 >= stream.credit {
             // Only now is it worth looking which of them may have ended.
             stream.in_flight.retain(|place| {
@@ -452,11 +453,14 @@ impl Groups {
         now: Moment,
     ) -> bool {
         let held_us = (d.ack_timeout_ms * 1_000).saturating_sub(self.facts.slack_us);
-        let last = self.groups[group].handled.get(&place).and_then(|h| h.last.as_ref());
+        let last = self.all[group].handled.get(&place).and_then(|h| h.last.as_ref());
         let failed = last.is_some_and(|last| last.nacked || self.ran_out(last, now));
-        let handled = self.groups[group].handled.entry(place).or_default();
+        let handled = self.all[group].handled.entry(place).or_default();
         let first = handled.last.is_none();
         handled.failures_possible += u32::from(failed);
+        // An ack of an earlier attempt may still be on its way, and settles this one.
+        let slack = self.facts.slack_us;
+        let acked = handled.ack_given_us.is_some_and(|at| now.time_us <= at + slack);
         handled.max_attempt = handled.max_attempt.max(d.attempt);
         handled.last = Some(Lease {
             stream: key,
@@ -465,7 +469,7 @@ impl Groups {
             attempt: d.attempt,
             at_us: now.time_us,
             floor_us: now.time_us + held_us,
-            acked: false,
+            acked,
             nacked: false,
             released: false,
         });
@@ -501,6 +505,7 @@ impl Group {
 impl Handled {
     /// Acknowledged; or an ack was given whose answer nobody saw, and it has not come again.
     fn done(&self) -> bool {
-        self.confirmed.is_some() || (self.ack_given && self.last.as_ref().is_some_and(|l| l.acked))
+        self.confirmed.is_some()
+            || (self.ack_given_us.is_some() && self.last.as_ref().is_some_and(|l| l.acked))
     }
 }

@@ -14,6 +14,8 @@ mod heal;
 mod member;
 mod node;
 mod oracle;
+#[cfg(test)]
+mod oracle_test;
 mod order;
 mod probe;
 mod producer;

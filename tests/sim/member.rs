@@ -25,6 +25,8 @@ pub struct Member {
     session: Option<Session>,
     /// Correlation id of the open stream.
     stream: Option<u64>,
+    /// The stream reads only some of the partitions.
+    narrow: bool,
     dies_us: u64,
     /// Verdicts to give, by world time. They outlive connections.
     verdicts: BTreeMap<(u64, u64), AckSpec>,
@@ -42,6 +44,7 @@ impl Member {
             ack_timeout_us: ack_timeout_ms * 1_000,
             session: None,
             stream: None,
+            narrow: false,
             dies_us: u64::MAX,
             verdicts: BTreeMap::new(),
             serial: 0,
@@ -66,13 +69,15 @@ impl Member {
             self.disconnected();
             return cx.wake_in(1_000, 300_000);
         }
-        let leaves = !cx.healing && self.plan.life_us > 0 && cx.rng.percent(3);
+        let widens = cx.healing && std::mem::take(&mut self.narrow);
+        let leaves = widens || (!cx.healing && self.plan.life_us > 0 && cx.rng.percent(3));
         if let Some(correlation) = self.stream.filter(|_| leaves) {
             cx.ask(session, Request::CloseStream { correlation });
         }
         if self.stream.is_none() && self.has_partition(cx) {
             let subscribe = Request::Subscribe(self.subscribe(cx));
             self.stream = Some(cx.ask(session, subscribe));
+            self.narrow = !self.plan.partitions.is_empty();
         }
         self.judge(session, cx);
         let next = self.verdicts.keys().next().map_or(u64::MAX, |(at, _)| *at);

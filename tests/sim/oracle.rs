@@ -43,7 +43,8 @@ enum Kind {
     Replay(Box<Replay>),
     /// Ends a stream; whether it gets an answer of its own is left open.
     Close,
-    Partitions(Option<PartitionId>),
+    /// With the high watermarks known by then.
+    Partitions(Option<PartitionId>, Vec<u64>),
 }
 
 /// Judge of one run.
@@ -94,7 +95,8 @@ impl Oracle {
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
                 for d in deliveries {
-                    self.never_early(shard, d.event.partition, d.event.schedule_ts, now);
+                    let (place, schedule_ts) = (d.event.offset, d.event.schedule_ts);
+                    hold!(NeverEarly, schedule_ts <= now.wall_ms, "{place}: {schedule_ts} {now:?}");
                     self.records.seen(&d.event);
                     self.groups.delivered((shard, *to), group, d, &self.records, now);
                 }
@@ -107,7 +109,9 @@ impl Oracle {
                     *bytes == size && latest == Some(*not_before),
                     "{bytes} of {size} bytes, not before {not_before} of {latest:?}"
                 );
-                events.iter().for_each(|r| self.replayed((shard, *to), r, now));
+                for replayed in events {
+                    self.replayed((shard, *to), replayed, now);
+                }
             }
             Effect::Recovered { report } => self.recovered(report),
             _ => {}
@@ -118,13 +122,14 @@ impl Oracle {
     pub fn crashed(&mut self, now: Moment) {
         self.open.clear();
         self.groups.crashed(now);
+        self.records.partitions.iter_mut().for_each(|partition| partition.served = false);
     }
 
     /// The wall has jumped.
-    pub fn wall_stepped(&mut self, wall_ms: u64) {
+    pub fn wall_stepped(&mut self, before_ms: u64, wall_ms: u64) {
         for open in self.open.values_mut() {
             open.lowest_ms = open.lowest_ms.min(wall_ms);
-            open.highest_ms = open.highest_ms.max(wall_ms);
+            open.highest_ms = open.highest_ms.max(wall_ms).max(before_ms);
             if let Kind::Replay(replay) = &mut open.kind {
                 replay.wall_stepped(wall_ms);
             }
@@ -143,7 +148,7 @@ impl Oracle {
     }
 
     /// At any moment: the sum of a group's parts is what was applied.
-    pub fn audited(&self, partition: PartitionId, audits: &[GroupAudit]) {
+    pub fn audited(partition: PartitionId, audits: &[GroupAudit]) {
         for audit in audits {
             let parts = audit.settled + audit.unsettled + audit.beyond;
             hold!(AuditSum, parts == audit.applied, "partition {partition}: {audit:?}");
@@ -152,9 +157,9 @@ impl Oracle {
 
     /// At the end, when nothing is under way: every part is what it should be.
     pub fn judge(&self, partition: PartitionId, audits: &[GroupAudit], now: Moment) {
-        self.audited(partition, audits);
+        Self::audited(partition, audits);
         let p = partition.0;
-        for group in &self.groups.groups {
+        for group in &self.groups.all {
             let same = |a: &&GroupAudit| a.group == group.name && a.topic == group.topic;
             let Some(audit) = audits.iter().find(same) else {
                 hold!(AuditSum, false, "partition {partition} does not know {}", group.name);
@@ -188,9 +193,11 @@ impl Oracle {
 
     fn asked(&mut self, key: StreamKey, request: &Request, now: Moment) {
         let kind = match request {
-            Request::Publish(message) => self.published(message),
+            Request::Publish(message) => self.published(message, now),
             Request::Ack(specs) => {
-                specs.iter().for_each(|spec| self.groups.judged(spec, now));
+                for spec in specs {
+                    self.groups.judged(spec, now);
+                }
                 Kind::Ack(specs.clone())
             }
             Request::Subscribe(s) => {
@@ -206,7 +213,10 @@ impl Oracle {
                 }
                 Kind::Close
             }
-            Request::Partitions(which) => Kind::Partitions(*which),
+            Request::Partitions(which) => {
+                let known = self.records.partitions.iter().map(|p| p.high_watermark);
+                Kind::Partitions(*which, known.collect())
+            }
         };
         let open = Open {
             kind,
@@ -220,11 +230,11 @@ impl Oracle {
         assert!(!reused, "the workload gives each request a correlation id of its own");
     }
 
-    fn published(&mut self, message: &PublishMessage) -> Kind {
+    fn published(&mut self, message: &PublishMessage, now: Moment) -> Kind {
         let numbers = message.events.iter().map(|event| {
             let payload = event.payload.of(&message.bytes);
             let number = u32::from_le_bytes(*payload.first_chunk().expect("a number"));
-            self.records.tried(number);
+            self.records.tried(number, now);
             number
         });
         Kind::Publish { numbers: numbers.collect(), batch: message.batch }
@@ -265,20 +275,24 @@ impl Oracle {
                 }
             }
             (Kind::Publish { numbers, .. }, Reply::Failed(error)) => {
-                numbers.iter().for_each(|number| self.records.refused(*number, error));
+                for number in numbers {
+                    self.records.refused(*number, error);
+                }
             }
             (Kind::Ack(specs), Reply::Acked(outcomes)) => {
                 hold!(OneReply, specs.len() == outcomes.len(), "{key:?}: {outcomes:?}");
                 self.acked(specs, outcomes, open.given_us, now);
             }
-            (Kind::Partitions(which), Reply::Partitions(list)) => self.status(*which, list, now),
+            (Kind::Partitions(which, known), Reply::Partitions(list)) => {
+                self.status(*which, known, list, now);
+            }
             (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => {
-                self.groups.ended(key, now)
+                self.groups.ended(key, now);
             }
             (Kind::Close, Reply::StreamEnd(_) | Reply::Failed(_)) => {}
             (Kind::Replay(_), Reply::StreamEnd(Ok(()))) => self.replay_finished(open),
             (
-                Kind::Ack(_) | Kind::Partitions(_) | Kind::Replay(_),
+                Kind::Ack(_) | Kind::Partitions(..) | Kind::Replay(_),
                 Reply::Failed(error) | Reply::StreamEnd(Err(error)),
             ) => self.failed(key, error),
             _ => hold!(OneReply, false, "{key:?}: not an answer to it: {reply:?}"),
@@ -303,7 +317,13 @@ impl Oracle {
         }
     }
 
-    fn status(&mut self, which: Option<PartitionId>, list: &[PartitionStatus], now: Moment) {
+    fn status(
+        &mut self,
+        which: Option<PartitionId>,
+        known: &[u64],
+        list: &[PartitionStatus],
+        now: Moment,
+    ) {
         let asked: Vec<PartitionId> = match which {
             Some(partition) => vec![partition],
             None => (0..self.facts.partitions).map(PartitionId).collect(),
@@ -315,8 +335,10 @@ impl Oracle {
             let shard = route::shard_of(partition, now.shards);
             hold!(OneReply, status.shard == shard, "{partition} is not on {}", status.shard);
             let rotten = self.records.partitions[partition.0 as usize].rotten;
-            hold!(RotReported, status.read_only == rotten, "{partition}: read-only is wrong");
-            self.records.high_watermark(partition, status.high_watermark.0);
+            let told = !status.read_only || rotten;
+            hold!(RotReported, told, "{partition} is read-only, and nobody was told why");
+            let least = known[partition.0 as usize];
+            self.records.high_watermark(partition, status.high_watermark.0, least);
         }
     }
 
@@ -331,9 +353,9 @@ impl Oracle {
     }
 
     fn replayed(&mut self, key: StreamKey, replayed: &Replayed, now: Moment) {
-        let event = &replayed.event;
-        self.never_early(key.0, event.partition, event.schedule_ts, now);
-        self.records.seen(event);
+        let (place, schedule_ts) = (replayed.event.offset, replayed.event.schedule_ts);
+        hold!(NeverEarly, schedule_ts <= now.wall_ms, "{place}: {schedule_ts} {now:?}");
+        self.records.seen(&replayed.event);
         match self.open.get_mut(&key) {
             Some(Open { kind: Kind::Replay(replay), orphan: false, .. }) => replay.came(replayed),
             _ => hold!(StreamKept, false, "{key:?}: a replay of nobody"),
@@ -360,18 +382,6 @@ impl Oracle {
             hold!(RotReported, !was, "partition {p} was damaged and is well again");
             self.records.recovered(report.partition, report.events);
         }
-    }
-
-    /// In the shard that owns the event nothing is early; another shard may hear of a decision
-    /// that a step of the wall has overtaken, and its driver holds it back.
-    fn never_early(&self, shard: ShardId, partition: PartitionId, schedule_ts: u64, now: Moment) {
-        let own = route::shard_of(partition, now.shards) == shard;
-        let wall_ms = if own { now.wall_ms } else { now.highest_ms };
-        hold!(
-            NeverEarly,
-            schedule_ts <= wall_ms,
-            "partition {partition}: an event of {schedule_ts} leaves at {wall_ms}"
-        );
     }
 }
 

@@ -15,8 +15,8 @@ const REMEMBERED: usize = 128;
 struct First {
     position: Position,
     at_us: u64,
-    /// Lowest wall within the slack before it.
-    lowest_ms: u64,
+    /// What the wall had surely reached by then.
+    noticed_ms: u64,
 }
 
 /// The first deliveries of one stream.
@@ -29,24 +29,23 @@ impl Order {
         Self { firsts: BTreeMap::new() }
     }
 
-    /// An event is delivered to the group for the first time. `quiet_since_us`: when a stream of
-    /// the group last ended; what had been granted to it and was never seen comes again, late.
+    /// An event is delivered to the group for the first time. `quiet`: it was surely never granted
+    /// to another stream before.
     pub fn first(
         &mut self,
-        partition: u16,
         position: Position,
+        partition: u16,
         record: &Record,
-        quiet_since_us: u64,
+        quiet: bool,
         now: Moment,
         facts: &Facts,
     ) {
         let firsts = self.firsts.entry(partition).or_default();
         if let Some(committed_us) = record.acked_us {
-            let quiet = committed_us > quiet_since_us;
             let due_ms = record.schedule_ts + 2 * facts.tick_ms + 1;
             let overtaken = firsts.iter().find(|f| {
                 let committed = committed_us + facts.slack_us < f.at_us;
-                position < f.position && committed && due_ms < f.lowest_ms
+                position < f.position && committed && due_ms < f.noticed_ms
             });
             if let Some(other) = overtaken.filter(|_| quiet) {
                 hold!(
@@ -61,6 +60,6 @@ impl Order {
         if firsts.len() == REMEMBERED {
             firsts.pop_front();
         }
-        firsts.push_back(First { position, at_us: now.time_us, lowest_ms: now.lowest_ms });
+        firsts.push_back(First { position, at_us: now.time_us, noticed_ms: now.noticed_ms });
     }
 }

@@ -85,7 +85,7 @@ impl Producer {
             };
             match outcome {
                 Some(EventOutcome::Stored(_) | EventOutcome::Duplicate(_)) => {
-                    self.stored.push(number)
+                    self.stored.push(number);
                 }
                 Some(EventOutcome::Failed(error))
                     if cx.healing

@@ -16,6 +16,8 @@ pub struct Reader {
     waiting: Option<u64>,
     /// Whole topics and statuses still to be read at the end.
     whole: Vec<Request>,
+    /// What it was reading before does not matter any more; it may be paced to last for years.
+    turned: bool,
     current: Option<Request>,
 }
 
@@ -27,12 +29,14 @@ impl Reader {
             session: None,
             waiting: None,
             whole: Vec::new(),
+            turned: false,
             current: None,
         }
     }
 
     /// Reads everything there is, from now on.
     pub fn read_all(&mut self) {
+        self.turned = true;
         self.whole = vec![Request::Partitions(None)];
         self.whole.extend(self.topics.iter().map(|topic| {
             Request::Replay(ReplaySpec {
@@ -53,6 +57,11 @@ impl Reader {
             return;
         }
         let session = *self.session.get_or_insert_with(|| cx.connect());
+        if std::mem::take(&mut self.turned)
+            && let Some(correlation) = self.waiting.take()
+        {
+            cx.ask(session, Request::CloseStream { correlation });
+        }
         if self.waiting.is_some() {
             if !cx.healing && cx.rng.percent(10) {
                 let correlation = self.waiting.take().expect("tested above");
@@ -62,8 +71,11 @@ impl Reader {
             if self.current.is_none() {
                 self.current = self.whole.pop();
             }
-            if let Some(request) = self.current.clone() {
-                self.waiting = Some(cx.ask(session, sound(request, cx)));
+            if let Some(request) = self.current.clone().and_then(|request| sound(request, cx)) {
+                self.waiting = Some(cx.ask(session, request));
+            } else {
+                self.current = None;
+                cx.wake_in(1, 1);
             }
         } else if cx.rng.percent(5) {
             cx.close(session);
@@ -123,15 +135,16 @@ impl Reader {
     }
 }
 
-/// The request, less the partitions that are damaged.
-fn sound(request: Request, cx: &Context<'_>) -> Request {
+/// The request, less the partitions that are damaged; `None` if no other is left.
+fn sound(request: Request, cx: &Context<'_>) -> Option<Request> {
     let all = &cx.oracle.records.partitions;
     match request {
         Request::Replay(spec) if all.iter().any(|p| p.rotten) => {
             let sound = (0..all.len() as u16).filter(|p| !all[*p as usize].rotten);
-            let partitions = PartitionSet::These(sound.map(PartitionId).collect());
-            Request::Replay(ReplaySpec { partitions, ..spec })
+            let sound: Vec<PartitionId> = sound.map(PartitionId).collect();
+            let partitions = PartitionSet::These(sound.clone());
+            (!sound.is_empty()).then_some(Request::Replay(ReplaySpec { partitions, ..spec }))
         }
-        other => other,
+        other => Some(other),
     }
 }

@@ -24,6 +24,8 @@ pub struct Moment {
     /// Lowest and highest wall of the last moments: what another shard may have acted on.
     pub lowest_ms: u64,
     pub highest_ms: u64,
+    /// What the engine surely knows the wall to have reached.
+    pub noticed_ms: u64,
     /// Number of the process.
     pub epoch: u64,
     /// Its shards.
@@ -42,6 +44,8 @@ pub struct Record {
     pub append_ts: Option<u64>,
     /// World time of the first answer that acknowledged it.
     pub acked_us: Option<u64>,
+    /// An answer has said `stored`; no other may.
+    stored: bool,
 }
 
 /// One partition's log as seen from outside.
@@ -52,6 +56,8 @@ pub struct Partition {
     pub rotten: bool,
     /// Highest high watermark that was answered.
     pub high_watermark: u64,
+    /// Served by the present process: before that its end is not known.
+    pub served: bool,
 }
 
 /// What is known of a message id in its partition and topic.
@@ -68,6 +74,8 @@ pub struct Records {
     pub contents: Vec<Content>,
     /// How often each content was given to the engine without a definite refusal.
     tries: Vec<u32>,
+    /// World time at which each content was first given to the engine.
+    given_us: Vec<u64>,
     pub partitions: Vec<Partition>,
     ids: BTreeMap<(u16, Arc<str>, String), Known>,
     /// Ids are remembered for the whole run.
@@ -79,6 +87,7 @@ impl Records {
         Self {
             contents: Vec::new(),
             tries: Vec::new(),
+            given_us: Vec::new(),
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             ids: BTreeMap::new(),
             exact_dedup,
@@ -90,6 +99,7 @@ impl Records {
         content.number = self.contents.len() as u32;
         self.contents.push(content);
         self.tries.push(0);
+        self.given_us.push(u64::MAX);
         self.contents.len() as u32 - 1
     }
 
@@ -102,8 +112,15 @@ impl Records {
     }
 
     /// The engine is given this event.
-    pub fn tried(&mut self, number: u32) {
+    pub fn tried(&mut self, number: u32, now: Moment) {
         self.tries[number as usize] += 1;
+        let given_us = &mut self.given_us[number as usize];
+        *given_us = now.time_us.min(*given_us);
+    }
+
+    /// World time before which the event cannot have been in the log.
+    pub fn given_us(&self, record: &Record) -> u64 {
+        record.content.map_or(0, |number| self.given_us[number as usize])
     }
 
     /// Stored at an offset of its own.
@@ -129,12 +146,11 @@ impl Records {
             content.when,
             placed.schedule_ts
         );
-        let acked = self.record(place).is_some_and(|r| {
-            r.acked_us.is_some() && r.content == Some(number) && !self.exact_answer_lost(place)
-        });
-        hold!(OneOffsetOneId, !acked, "{place:?} is given to {number} twice");
         self.see(place, number, placed.schedule_ts, None);
         self.acknowledge(place, now);
+        let record = self.partitions[place.0 as usize].records.get_mut(&place.1);
+        let twice = std::mem::replace(&mut record.expect("just seen").stored, true);
+        hold!(OneOffsetOneId, !twice, "{place:?} is given to {number}, and was given before");
         let known = self.known(place);
         let first = known.offsets.iter().all(|other| placed.offset.0 <= *other);
         hold!(
@@ -163,6 +179,7 @@ impl Records {
             schedule_ts: placed.schedule_ts,
             append_ts: None,
             acked_us: None,
+            stored: false,
         };
         self.agree(place, record);
         self.acknowledge(place, now);
@@ -235,8 +252,9 @@ impl Records {
     }
 
     /// A partition is served again: what was acknowledged must be in it.
-    pub fn recovered(&self, partition: PartitionId, events: u64) {
-        let p = &self.partitions[partition.0 as usize];
+    pub fn recovered(&mut self, partition: PartitionId, events: u64) {
+        let p = &mut self.partitions[partition.0 as usize];
+        p.served = true;
         let acked =
             p.records.iter().rev().find(|(_, r)| r.acked_us.is_some() || r.append_ts.is_some());
         let needed = acked.map_or(0, |(offset, _)| offset + 1);
@@ -247,16 +265,17 @@ impl Records {
         );
     }
 
-    /// A high watermark was answered.
-    pub fn high_watermark(&mut self, partition: PartitionId, offset: u64) {
+    /// A high watermark was answered; `least` was known when it was asked for.
+    pub fn high_watermark(&mut self, partition: PartitionId, offset: u64, least: u64) {
         let p = &mut self.partitions[partition.0 as usize];
-        hold!(
-            AckedNeverLost,
-            offset >= p.high_watermark || p.rotten,
-            "partition {partition}: the high watermark went from {} back to {offset}",
-            p.high_watermark
-        );
-        p.high_watermark = offset;
+        if p.served {
+            hold!(
+                AckedNeverLost,
+                offset >= least || p.rotten,
+                "partition {partition}: the high watermark went from {least} back to {offset}"
+            );
+            p.high_watermark = p.high_watermark.max(offset);
+        }
     }
 
     /// Offsets are dense at the end: every one below the high watermark is known or not yet due.
@@ -315,6 +334,7 @@ impl Records {
             schedule_ts,
             append_ts,
             acked_us: None,
+            stored: false,
         };
         self.agree(place, record);
         let known = self.known(place);
@@ -367,12 +387,6 @@ impl Records {
         let records = &mut self.partitions[place.0 as usize].records;
         let record = records.get_mut(&place.1).expect("seen before it is acknowledged");
         record.acked_us.get_or_insert(now.time_us);
-    }
-
-    /// A first answer `stored` may have been preceded by a duplicate's answer for the same offset
-    /// (two requests of one commit, answered in either order).
-    fn exact_answer_lost(&self, place: (u16, u64)) -> bool {
-        self.known(place).first == Some(place.1)
     }
 
     fn key(&self, place: (u16, u64)) -> (u16, Arc<str>, String) {

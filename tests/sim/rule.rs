@@ -56,8 +56,6 @@ pub enum Rule {
     Liveness,
     /// The driver's contract of writes, fills and files.
     DiskContract,
-    /// Requests are given only while there is room, and there is room again.
-    Room,
     /// Same seed, same run.
     Repeatable,
 }
@@ -73,7 +71,12 @@ impl fmt::Display for Rule {
 /// # Panics
 /// Always.
 pub fn broken(rule: Rule, what: impl fmt::Display) -> ! {
-    panic!("oracle: {rule} is broken: {what}")
+    panic!("{}", broken_text(rule, what))
+}
+
+/// How a broken rule is told, everywhere.
+pub fn broken_text(rule: Rule, what: impl fmt::Display) -> String {
+    format!("oracle: {rule} is broken: {what}")
 }
 
 /// Ends the run unless the rule holds.

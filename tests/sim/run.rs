@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::profile::Profile;
+use super::rule::{Rule, broken_text};
 use super::seeds::REGRESSIONS;
 use super::trace::Trace;
 use super::world::World;
@@ -52,7 +53,7 @@ fn check(seed: u64) -> Result<Outcome, String> {
     match outcomes {
         [Ok(first), Ok(second)] if first == second => Ok(first),
         [Ok(first), Ok(second)] => {
-            Err(format!("oracle: Repeatable is broken: {first:?} and {second:?}"))
+            Err(broken_text(Rule::Repeatable, format_args!("{first:?} and {second:?}")))
         }
         [Err((text, _)), _] | [_, Err((text, _))] => {
             // Once more, for the lines.

@@ -12,7 +12,7 @@ use chronosdb::base::ids::{PartitionId, SessionId, ShardId, SubscriptionId};
 use chronosdb::engine::Input;
 
 use super::client::{Command, Context, Session};
-use super::clock::Clock;
+use super::clock::{Clock, NOTICED_US};
 use super::disk::{Crash, Disk};
 use super::heal::Stage;
 use super::member::Member;
@@ -187,6 +187,7 @@ impl World {
             time_us: self.clock.time_us(),
             wall_ms: self.clock.wall_ms(),
             lowest_ms: self.clock.lowest_wall_ms(slack_us),
+            noticed_ms: self.clock.noticed_wall_ms(slack_us),
             highest_ms: self.clock.highest_wall_ms(slack_us),
             epoch: self.epoch,
             shards: self.node.as_ref().map_or(1, |node| node.shards.len() as u16),
@@ -197,18 +198,19 @@ impl World {
         self.trace.note(self.clock.time_us(), what);
     }
 
-    /// The wall jumps; sooner or later a driver notices (within a second).
+    /// The wall jumps; sooner or later a driver notices (within `NOTICED_US`).
     pub fn set_wall(&mut self, wall_us: Option<u64>) {
+        let before_ms = self.clock.wall_ms();
         match wall_us {
             Some(wall_us) => self.clock.set_wall(wall_us),
             None => self.clock.step(&mut self.clock_rng),
         }
         let wall_ms = self.clock.wall_ms();
         self.note(format_args!("the wall jumps to {wall_ms} ms"));
-        self.oracle.wall_stepped(wall_ms);
+        self.oracle.wall_stepped(before_ms, wall_ms);
         let shards = self.node.as_ref().map_or(0, |node| node.shards.len() as u16);
         for shard in 0..shards {
-            let delay_us = self.clock_rng.below(1_000_000);
+            let delay_us = self.clock_rng.below(NOTICED_US);
             self.after(delay_us, Event::Tick(ShardId(shard)));
         }
     }

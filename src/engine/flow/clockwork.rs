@@ -2,7 +2,7 @@
 //! rest, and its gauges.
 
 use super::recover::Phase;
-use crate::base::ids::ShardId;
+use crate::base::ids::{Offset, Position, ShardId, TopicNo};
 use crate::base::time::Now;
 use crate::engine::log::Tail;
 use crate::engine::partition::Partition;
@@ -26,6 +26,28 @@ impl Partition {
             .map(|due_ms| now.boot_us + due_ms.saturating_mul(1_000).saturating_sub(now.wall_us));
         let timer = self.timers.next_deadline().map(|ms| ms * 1_000);
         [sync, wall, timer].into_iter().flatten().min()
+    }
+
+    /// Looks at the wall clock before anything depends on it. Where it has gone back, the wheel has
+    /// let go of events that wait again now: what is due in spite of it is fired, the rest armed.
+    pub(in crate::engine) fn observe_wall(&mut self, step: &mut Step<'_>) {
+        let wall = step.now.wall_ms();
+        let before = std::mem::replace(&mut self.wall_seen_ms, wall);
+        if wall >= before || !self.armed {
+            return;
+        }
+        let last_due = before.max(self.clock.last());
+        let behind = Position::new(wall, Offset(u64::MAX));
+        let topics: Vec<TopicNo> = self.topics.iter().map(|(no, _)| no).collect();
+        for topic in topics {
+            let axis = self.topics.get(topic).axis.after(behind);
+            let open = axis.take_while(|event| event.position.due <= last_due);
+            for event in open.collect::<Vec<_>>() {
+                if event.schedule_ts <= before {
+                    self.arm(step, topic, event.position, event.schedule_ts);
+                }
+            }
+        }
     }
 
     /// Whether no group waits for an offer to be made.

@@ -11,6 +11,7 @@ use super::recover::Phase;
 use super::roll::Roll;
 use crate::base::config::FsyncMode;
 use crate::base::ids::{Index, Offset, Position};
+use crate::base::size::BLOCK;
 use crate::engine::effect::Effect;
 use crate::engine::log::{Body, Content, EntryHeader, EntryKind, Planned, entry_len};
 use crate::engine::mesh::MeshMessage;
@@ -20,6 +21,10 @@ use crate::engine::step::Step;
 
 /// With this many bytes gathered, the next write need not wait for the one in flight.
 const EARLY_BYTES: usize = 128 << 10;
+
+/// Kept free at the end of a segment for the no-ops of terms to come: a term must be able to begin
+/// where the log ends, before anything that was found there is committed.
+const TERM_ROOM: u64 = 2 * BLOCK;
 
 /// Writes of one partition's log.
 #[derive(Debug, Default)]
@@ -98,7 +103,7 @@ impl Partition {
     /// Whether an entry with a body of this size may go into the segment; if not, a roll begins.
     fn fits(&mut self, body_bytes: usize) -> bool {
         let tail = self.tail.as_ref().expect("a leader has a tail");
-        if tail.fits(entry_len(body_bytes)) {
+        if tail.fits(entry_len(body_bytes) + TERM_ROOM) {
             return true;
         }
         self.roll = Roll::Draining;

@@ -79,6 +79,7 @@ impl Partition {
         if !self.armed {
             return false;
         }
+        self.observe_wall(step);
         let mut fired = Vec::new();
         let limit = limits::STEP_EVENTS;
         let mut more = self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
@@ -219,6 +220,27 @@ impl Partition {
         self.dirty.insert(no);
     }
 
+    /// A member's session could not send these: they are free again, as if never handed out.
+    pub(in crate::engine) fn give_back(
+        &mut self,
+        step: &mut Step<'_>,
+        key: MemberKey,
+        events: Vec<(Position, u32)>,
+    ) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        for (position, attempt) in events {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            let lease = dispatch.leased.get(&position).copied();
+            let own = |lease: &Lease<_>| lease.member == Some(key) && lease.attempt == attempt;
+            // Judged or run out in the meantime: then its credit has returned.
+            let Some(lease) = lease.filter(own) else { continue };
+            dispatch.leased.remove(&position);
+            dispatch.release(position);
+            self.end_lease(step, lease);
+        }
+        self.dirty.insert(no);
+    }
+
     /// A member's session grants credit: deliver, or answer that there is nothing.
     pub(in crate::engine) fn grant(
         &mut self,
@@ -245,6 +267,7 @@ impl Partition {
         let group = &self.groups[no.0 as usize];
         let Some(member) = group.dispatch.members.get(&key) else { return };
         let Some((events, bytes)) = member.granted else { return };
+        self.observe_wall(step);
         let deliveries = self.hand_out(step, no, key, events, bytes);
         if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
             return; // the read's end comes back here
@@ -387,6 +410,7 @@ impl Partition {
 
     /// Offers what has become ready to the members that have heard of nothing yet.
     pub(in crate::engine) fn offer_dirty(&mut self, step: &mut Step<'_>) {
+        self.observe_wall(step);
         for no in std::mem::take(&mut self.dirty) {
             let members = &self.groups[no.0 as usize].dispatch.members;
             if members.values().all(|member| member.offered || member.granted.is_some()) {

@@ -260,6 +260,9 @@ impl Partition {
 
     /// The term is durable.
     pub(in crate::engine) fn hard_state_saved(&mut self, step: &mut Step<'_>) {
+        if self.roll == Roll::Saving {
+            return self.roll_saved(step);
+        }
         if matches!(self.phase, Phase::Deposed { .. }) {
             return self.cut_saved(step);
         }
@@ -275,7 +278,16 @@ impl Partition {
     /// The first entry of a term: a no-op, behind a state entry where a segment begins.
     fn open_term(&mut self, step: &mut Step<'_>) {
         let tail = self.tail.as_ref().expect("a log has a segment");
-        if tail.end().position == 0 {
+        if !tail.fits(Body::no_op().entry_len()) {
+            // Restarts have used up what is kept free for them: the term begins in a new segment.
+            let applied = self.replica.applied() == self.replica.last().0;
+            assert!(applied, "a segment begins with the state of all before it");
+            self.phase = Phase::Founding;
+            let first = self.replica.last().0.next();
+            return self.create_segment(step, first);
+        }
+        // Unless one was proposed in an earlier term and is still to be written.
+        if tail.end().position == 0 && tail.is_idle() {
             self.propose_state(step);
         }
         let append_ts = self.clock.stamp(step.now);
@@ -290,9 +302,13 @@ impl Partition {
         if self.phase != Phase::Founding {
             return self.rolled(step, segment);
         }
-        let segment_bytes = step.config.segment_bytes;
-        let end = Place::new(segment, 0);
-        self.tail = Some(Tail::new(self.ids, segment_bytes, end, &[], 0));
+        if let Some(tail) = &mut self.tail {
+            tail.start_segment(segment, self.writes.synced);
+        } else {
+            let segment_bytes = step.config.segment_bytes;
+            let end = Place::new(segment, 0);
+            self.tail = Some(Tail::new(self.ids, segment_bytes, end, &[], 0));
+        }
         self.segments.push((segment, 0));
         self.open_term(step);
     }
@@ -346,6 +362,7 @@ impl Partition {
     /// Files every event whose time has not come, and makes all groups ready to go on.
     fn arm_all(&mut self, step: &mut Step<'_>) {
         self.armed = true;
+        self.wall_seen_ms = step.now.wall_ms();
         self.wheel = Wheel::new(step.config.tick_ms, step.now.wall_ms());
         self.timers = Wheel::new(1, step.now.boot_ms());
         for no in 0..self.groups.len() {

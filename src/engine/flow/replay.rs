@@ -161,22 +161,14 @@ impl Front {
         stream.ask(step);
     }
 
-    /// Streams that wait for time go on: replays by their pace, and whatever was held back because
-    /// the wall clock went back after it had been taken from its partition.
+    /// Streams that wait for time go on: replays by their pace, or because the wall clock went back
+    /// behind what had been read already.
     pub(in crate::engine) fn pace(&mut self, step: &mut Step<'_>) {
         let now = step.now;
         let due = |stream: &Stream| stream.wakes_at(now).is_some_and(|at| at <= now.boot_us);
         let due: Vec<_> = self.timed().filter(|(_, s)| due(s)).map(|(id, _)| id).collect();
         for id in due {
-            match self.stream(id) {
-                Some(Stream::Subscription(subscription)) => {
-                    subscription.send_early(step);
-                    let waits = subscription.earliest_early().is_some();
-                    self.note_time(id, waits);
-                }
-                Some(Stream::Replay(_)) => self.replay_on(step, id),
-                None => {}
-            }
+            self.replay_on(step, id);
         }
     }
 
@@ -190,7 +182,7 @@ impl Stream {
     /// When this stream wants to go on by itself, boot time, microseconds.
     fn wakes_at(&self, now: Now) -> Option<u64> {
         let wall_ms = match self {
-            Self::Subscription(subscription) => subscription.earliest_early()?,
+            Self::Subscription(_) => return None,
             Self::Replay(replay) if replay.early != 0 => replay.early,
             Self::Replay(replay) => return (replay.wake_ms != 0).then_some(replay.wake_ms * 1_000),
         };

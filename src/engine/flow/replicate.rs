@@ -100,7 +100,7 @@ impl Partition {
             return; // goes on when the cut's place is saved and its block is read
         }
         let tail = self.tail.as_mut().expect("a former leader has a tail");
-        let rolling = matches!(self.roll, Roll::Creating(_));
+        let rolling = matches!(self.roll, Roll::Saving | Roll::Creating(_));
         if let Some(from) = truncate_from {
             let next = tail.drop_from(from);
             let busy = tail.writes_in_flight() > 0 || tail.is_filling() || rolling;
@@ -162,8 +162,8 @@ impl Partition {
     }
 
     fn truncated(&mut self, step: &mut Step<'_>) {
-        let last = self.replica.last().0;
-        self.writes = Writes::starting_at(last);
+        // What stays and was not written yet is still queued: the next term writes it.
+        self.writes = Writes::starting_at(self.replica.persisted());
         self.proposals.next_offset = self.sealed_end;
         let Phase::Deposed { truncate_from, .. } = &mut self.phase else {
             unreachable!("only a deposed replica truncates");

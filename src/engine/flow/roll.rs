@@ -8,6 +8,7 @@
 use crate::base::ids::{Index, Position};
 use crate::engine::delivery::Failures;
 use crate::engine::effect::Effect;
+use crate::engine::input::HardState;
 use crate::engine::log::{
     Body, EntryHeader, EntryKind, GroupState, StateBuilder, StateHead, StateView, Unsettled,
 };
@@ -21,6 +22,9 @@ pub enum Roll {
     None,
     /// Waiting until everything before the new segment is durable and applied.
     Draining,
+    /// Waiting until it is saved that everything before the new segment is committed: a term that
+    /// begins in an empty segment must know the state it begins with.
+    Saving,
     /// Waiting for the file.
     Creating(Index),
 }
@@ -41,6 +45,26 @@ impl Partition {
             step.effects.push(Effect::Sync { partition: self.id, segment: tail.end().segment });
             return;
         }
+        if self.external_commit {
+            self.roll = Roll::Saving;
+            let state = HardState { cut_from: Index(0), ..self.replica.hard_state() };
+            step.effects.push(Effect::SaveHardState { partition: self.id, state });
+        } else {
+            self.begin_segment(step);
+        }
+    }
+
+    /// What is committed is saved.
+    pub(super) fn roll_saved(&mut self, step: &mut Step<'_>) {
+        if self.replica.is_leader() {
+            self.begin_segment(step);
+        } else {
+            self.roll = Roll::None;
+            self.deposed_on(step);
+        }
+    }
+
+    fn begin_segment(&mut self, step: &mut Step<'_>) {
         let segment = self.replica.last().0.next();
         self.roll = Roll::Creating(segment);
         self.create_segment(step, segment);

@@ -99,7 +99,9 @@ impl Partition {
             (Some(_), _) => done(Err(no_lease(id))),
             (None, verdict) => {
                 let lease = group.dispatch.leased.get(&position).copied();
-                let Some(lease) = lease.filter(|lease| lease.attempt == id.attempt) else {
+                // Attempts are counted anew in each term: another term's is another attempt.
+                let own = |l: &Lease<_>| l.attempt == id.attempt && id.term == self.replica.term();
+                let Some(lease) = lease.filter(own) else {
                     return done(Err(no_lease(id)));
                 };
                 match verdict {
@@ -174,7 +176,7 @@ impl Partition {
         self.proposals.settles.push(&settlement);
     }
 
-    fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
+    pub(super) fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
         self.timers.cancel(lease.timer);
         if let Some(member) = lease.member {
             return_credit(step, member, 1);

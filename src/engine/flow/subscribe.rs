@@ -37,8 +37,6 @@ pub struct Subscription {
     out_batches: u32,
     joins_left: usize,
     sources: BTreeMap<PartitionId, Source>,
-    /// Taken out of their partitions, but the clock has gone back since.
-    early: Vec<Delivery>,
 }
 
 /// One partition, as the subscription sees it.
@@ -83,7 +81,6 @@ impl Front {
                 out_batches: 0,
                 joins_left,
                 sources,
-                early: Vec::new(),
             })
         });
         for partition in partitions {
@@ -150,12 +147,8 @@ impl Front {
         assert!(deliveries.len() <= granted as usize, "a partition keeps to its grant");
         subscription.granted -= granted;
         subscription.granted_bytes -= granted_bytes;
-        subscription.deliver(step, deliveries);
+        subscription.deliver(step, partition, deliveries);
         subscription.grant(step);
-        let waits = subscription.earliest_early().is_some();
-        if waits {
-            self.note_time(id, true);
-        }
     }
 
     /// Deliveries are done with: their credit returns.
@@ -210,25 +203,27 @@ impl Subscription {
         }
     }
 
-    fn deliver(&mut self, step: &mut Step<'_>, mut deliveries: Vec<Delivery>) {
+    /// Sends what a partition has handed out. What the clock has gone back behind on the way here
+    /// goes back to it: here it would outlive its lease.
+    fn deliver(
+        &mut self,
+        step: &mut Step<'_>,
+        partition: PartitionId,
+        mut deliveries: Vec<Delivery>,
+    ) {
         self.in_flight += deliveries.len() as u32;
         let wall = step.now.wall_ms();
         let early = |delivery: &mut Delivery| delivery.event.schedule_ts > wall;
-        self.early.extend(deliveries.extract_if(.., early));
+        let events: Vec<_> = deliveries
+            .extract_if(.., early)
+            .map(|delivery| (delivery.event.position(), delivery.attempt))
+            .collect();
+        if !events.is_empty() {
+            let subscription = self.id;
+            let back = MeshMessage::GiveBack { subscription, partition, events };
+            step.send(step.owner(partition), back);
+        }
         self.send(step, deliveries);
-    }
-
-    /// Sends what was held back, as far as the clock allows by now.
-    pub(in crate::engine) fn send_early(&mut self, step: &mut Step<'_>) {
-        let wall = step.now.wall_ms();
-        let due = |delivery: &mut Delivery| delivery.event.schedule_ts <= wall;
-        let due = self.early.extract_if(.., due).collect();
-        self.send(step, due);
-    }
-
-    /// The earliest `schedule_ts` that is held back, Unix ms.
-    pub(in crate::engine) fn earliest_early(&self) -> Option<u64> {
-        self.early.iter().map(|delivery| delivery.event.schedule_ts).min()
     }
 
     fn send(&mut self, step: &mut Step<'_>, deliveries: Vec<Delivery>) {
