@@ -1,5 +1,6 @@
 //! A server process: started on free ports, its addresses read from what it prints, and ended.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl Setup {
     }
 
     /// With an option, in place of what it was before.
-    pub fn with(mut self, option: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, option: &str, value: impl Display) -> Self {
         self.options.retain(|(name, _)| name != option);
         self.options.push((option.to_owned(), value.to_string()));
         self

@@ -1,17 +1,18 @@
 //! SIGTERM and Ctrl-C: streams end with a word, what was begun is answered, the exit code is 0.
 
 use chronosdb::base::error::ErrorCode;
-use chronosdb::client::{Client, ClientError, ClientOptions, Event};
+use chronosdb::client::{Client, ClientError, Event};
 use chronosdb::wire::events::{AckRequest, ReplayRequest, SubscribeRequest};
 use chronosdb::wire::kind::FrameKind;
 use chronosdb::wire::native;
 use prost::Message;
 use rustix::process::Signal;
-use std::time::Duration;
+use tokio::task::JoinHandle;
 use tonic::Code;
 
+use crate::load::impatient;
 use crate::raw::Raw;
-use crate::server::{Setup, place};
+use crate::server::{Server, Setup, place};
 use crate::wait::{for_the, until};
 
 fn subscribe(group: &str) -> SubscribeRequest {
@@ -35,6 +36,26 @@ async fn publish_to_the_end(client: Client, stem: usize) -> u64 {
             }
         }
     }
+}
+
+/// Publishers that do not wait for a server that is gone.
+async fn start_load(server: &Server) -> Vec<JoinHandle<u64>> {
+    let mut load = Vec::new();
+    for stem in 0..4 {
+        load.push(tokio::spawn(publish_to_the_end(impatient(server).await, stem)));
+    }
+    load
+}
+
+/// Reads to the end of a connection; the word with which its stream ended.
+fn native_end(raw: &mut Raw) -> Option<native::StreamEnd> {
+    let mut end = None;
+    while let Some(frame) = raw.next() {
+        if frame.kind == FrameKind::StreamEnd {
+            end = Some(native::StreamEnd::decode(frame.body).expect("an end"));
+        }
+    }
+    end
 }
 
 async fn ends_in_order(signal: Signal) {
@@ -61,33 +82,19 @@ async fn ends_in_order(signal: Signal) {
     let slow = ReplayRequest { topic: "t".into(), start_ts: 1, speed: 1e-6, ..Default::default() };
     let mut replay = events.replay(slow).await.expect("it serves").into_inner();
     for_the("event of a replay", replay.message()).await.expect("well").expect("an event");
-    let load: Vec<_> = {
-        let options =
-            ClientOptions { reconnect_within: Duration::ZERO, ..ClientOptions::default() };
-        let mut load = Vec::new();
-        for stem in 0..4 {
-            let addr = server.native.to_string();
-            let client = Client::connect_with(&addr, options.clone()).await.expect("it serves");
-            load.push(tokio::spawn(publish_to_the_end(client, stem)));
-        }
-        load
-    };
+    let load = start_load(&server).await;
     until("the load to be under way", || {
         let page = crate::http::get(server.http, "/metrics");
         (page.sum("cronos_events_published_total") > 100.0).then_some(())
     });
 
     server.signal(signal);
-    let status = tokio::task::block_in_place(|| server.ended());
-    assert_eq!(status.code(), Some(0), "{}", server.log());
-    assert!(server.log().contains("stopped"), "{}", server.log());
+    let ended = tokio::task::spawn_blocking(move || (server.ended(), server.log()));
+    let (status, log) = for_the("end of the server", ended).await.expect("its checks hold");
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
 
-    let mut end = None;
-    while let Some(frame) = raw.next() {
-        if frame.kind == FrameKind::StreamEnd {
-            end = Some(native::StreamEnd::decode(frame.body).expect("an end"));
-        }
-    }
+    let end = native_end(&mut raw);
     let end = end.expect("a native stream ends with a word");
     assert_eq!(end.code, ErrorCode::Unavailable as i32, "{end:?}");
     let end = loop {
