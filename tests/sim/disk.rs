@@ -250,7 +250,7 @@ impl Disk {
             Op::Write(write) => {
                 let Self { rng, files, .. } = self;
                 let file = files.get_mut(&(write.partition.0, write.segment.0)).expect("checked");
-                match rng.below(4) {
+                match rng.below(6) {
                     0 => {}
                     1 => file.put(write.position as usize, &write.data, false),
                     2 => file.put(write.position as usize, &write.data, write.sync),

@@ -74,7 +74,8 @@ impl World {
                 self.disk.unlock_for_cut(*partition);
             }
         }
-        self.steps += 1;
+        self.coverage.steps += 1;
+        self.coverage.input(&input);
         let mut effects = Vec::new();
         let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
         engine.step(self.clock.now(), input, &mut effects);
@@ -88,6 +89,7 @@ impl World {
                 *left -= 1;
             }
             self.note(format_args!("s{shard} > {}", ShownEffect(&effect)));
+            self.coverage.effect(&effect);
             self.oracle.wanted(shard, &effect, moment);
             self.carry_out(shard, effect);
         }
@@ -121,6 +123,9 @@ impl World {
                 let mut data = vec![0; len as usize];
                 let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
                 engine.fill_write(partition, write, &mut data);
+                if std::mem::take(&mut self.die_writing) {
+                    self.effects_left = Some(self.crash_rng.below(4));
+                }
                 let crc = crc32fast::hash(&data);
                 self.note(format_args!("s{shard} > bytes {crc:x}"));
                 let number = write;
@@ -199,6 +204,7 @@ impl World {
         let Some(client) = self.owners.get(&parcel.session).copied() else { return };
         let wall_ms = self.clock.wall_ms();
         if wall_ms < parcel.not_before {
+            self.coverage.socket_waits += 1;
             let wait_us = ((parcel.not_before - wall_ms) * 1_000).min(1_000_000);
             return self.after(wait_us, Event::Socket(shard, parcel));
         }
@@ -332,10 +338,10 @@ impl World {
     }
 
     fn rot(&mut self) {
-        self.profile.rot = false;
-        let partition =
-            PartitionId(self.crash_rng.below(u64::from(self.profile.engine.partitions)) as u16);
-        if self.disk.rot(partition) {
+        let all = 0..self.profile.engine.partitions;
+        let damaged = all.map(PartitionId).find(|partition| self.disk.rot(*partition));
+        if let Some(partition) = damaged {
+            self.profile.rot = false;
             self.note(format_args!("a bit of partition {partition} flips"));
             self.oracle.rotted(partition);
         }
@@ -370,6 +376,8 @@ impl World {
             self.drain();
         } else if self.crash_rng.percent(15) {
             self.fail_write = true;
+        } else if self.crash_rng.percent(50) {
+            self.die_writing = true;
         } else {
             self.effects_left = Some(self.crash_rng.below(60));
         }
@@ -377,6 +385,7 @@ impl World {
 
     fn drain(&mut self) {
         self.note(format_args!("drain"));
+        self.coverage.drains += 1;
         (self.draining, self.up) = (true, false);
         let node = self.node.as_mut().expect("tested by the caller");
         let shards = node.shards.len() as u16;

@@ -320,6 +320,12 @@ impl Groups {
         left
     }
 
+    /// Events that were given up, over all groups.
+    pub fn dead_letters(&self, now: Moment) -> u64 {
+        let handled = self.all.iter().flat_map(|group| group.handled.values());
+        handled.filter(|h| h.confirmed.is_none() && self.dead(h, now)).count() as u64
+    }
+
     pub fn find(&self, name: &str, topic: &str) -> Option<usize> {
         self.all.iter().position(|group| &*group.name == name && &*group.topic == topic)
     }

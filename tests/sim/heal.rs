@@ -64,7 +64,8 @@ impl World {
 
     fn end_chaos(&mut self) -> Stage {
         self.note(format_args!("heal"));
-        (self.effects_left, self.fail_write) = (None, false);
+        self.effects_left = None;
+        (self.fail_write, self.die_writing) = (false, false);
         self.set_wall(Some(self.clock.wall_max_ms() * 1_000 + 1_000));
         for client in &mut self.clients {
             if let Client::Member(member, _) = client {

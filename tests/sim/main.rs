@@ -7,6 +7,7 @@
 mod client;
 mod clock;
 mod content;
+mod coverage;
 mod disk;
 mod drive;
 mod groups;

@@ -103,10 +103,13 @@ impl Profile {
         }
         let shards = (0..16).map(|_| rng.between(1, 3) as u16).collect::<Vec<_>>();
         let periodic = matches!(fsync, FsyncMode::Periodic { .. });
-        let payload_max = *rng.pick(&[16, 200, 600, 600, 5_000]);
-        let crashes = *rng.pick(&[0, 1, 1, 2, 3, 5]);
+        let rot = rng.percent(12) && !external;
+        let payload_max = if rot { 5_000 } else { *rng.pick(&[16, 200, 600, 600, 5_000]) };
+        let crashes = if rot { 1 } else { *rng.pick(&[0, 1, 1, 2, 3, 5]) };
+        // Damage is planted in sealed segments: they must be there.
+        let segment_bytes = if rot { 64 << 10 } else { engine.segment_bytes };
         Self {
-            engine: EngineConfig { shards: shards[0], ..engine },
+            engine: EngineConfig { shards: shards[0], segment_bytes, ..engine },
             chaos_us: rng.between(1_000_000, 8_000_000),
             net_max_us: *rng.pick(&[50, 300, 2_000]),
             turn_max_us: *rng.pick(&[20, 100, 500]),
@@ -117,7 +120,7 @@ impl Profile {
             again_percent: *rng.pick(&[0, 30, 60]),
             drain_percent: *rng.pick(&[0, 0, 20]),
             wall_steps: *rng.pick(&[0, 0, 1, 3, 6]),
-            rot: rng.percent(8) && crashes > 0 && !external,
+            rot,
             producers: rng.between(1, 3),
             events: rng.between(20, 150),
             // A batch that is larger than half a segment is refused for good.

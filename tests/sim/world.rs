@@ -13,6 +13,7 @@ use chronosdb::engine::Input;
 
 use super::client::{Command, Context, Session};
 use super::clock::{Clock, NOTICED_US};
+use super::coverage::Coverage;
 use super::disk::{Crash, Disk};
 use super::heal::Stage;
 use super::member::Member;
@@ -87,6 +88,8 @@ pub struct World {
     /// The process dies after so many effects more.
     pub effects_left: Option<u64>,
     pub fail_write: bool,
+    /// It dies soon after its next write is submitted.
+    pub die_writing: bool,
     pub crashes_left: u64,
     queue: BTreeMap<(u64, u64), (u64, Event)>,
     sequence: u64,
@@ -94,7 +97,7 @@ pub struct World {
     pub owners: BTreeMap<SessionId, usize>,
     sessions: Vec<Session>,
     serial: u64,
-    pub steps: u64,
+    pub coverage: Coverage,
     pub turn_rng: Rng,
     pub net_rng: Rng,
     pub disk_rng: Rng,
@@ -131,13 +134,14 @@ impl World {
             drained_by_us: 0,
             effects_left: None,
             fail_write: false,
+            die_writing: false,
             crashes_left: profile.crashes,
             queue: BTreeMap::new(),
             sequence: 0,
             owners: BTreeMap::new(),
             sessions: Vec::new(),
             serial: 0,
-            steps: 0,
+            coverage: Coverage::default(),
             turn_rng: Rng::new(seed, Salt::Turn),
             net_rng: Rng::new(seed, Salt::Net),
             disk_rng: Rng::new(seed ^ 1, Salt::Disk),
@@ -200,6 +204,7 @@ impl World {
 
     /// The wall jumps; sooner or later a driver notices (within `NOTICED_US`).
     pub fn set_wall(&mut self, wall_us: Option<u64>) {
+        self.coverage.wall_steps += 1;
         let before_ms = self.clock.wall_ms();
         match wall_us {
             Some(wall_us) => self.clock.set_wall(wall_us),
@@ -336,11 +341,13 @@ impl World {
     /// The process or the machine dies, now.
     pub fn crash(&mut self, crash: Crash) {
         self.note(format_args!("{crash:?} crash, {} operations in flight", self.disk.in_flight()));
+        self.coverage.crash(crash);
         let now = self.moment();
         self.disk.crash(crash);
         self.oracle.crashed(now);
         self.node = None;
-        (self.up, self.draining, self.fail_write) = (false, false, false);
+        (self.up, self.draining) = (false, false);
+        (self.fail_write, self.die_writing) = (false, false);
         self.effects_left = None;
         self.replicas.iter_mut().for_each(Replica::crashed);
         self.disconnect_all();

@@ -1,0 +1,116 @@
+//! What the runs have met. A simulator whose weather is always fine proves nothing, so the test of
+//! many seeds ends with a look at this.
+
+use chronosdb::base::api::{EventOutcome, Reply};
+use chronosdb::engine::{Effect, Input, ReplicaEvent};
+
+use super::disk::Crash;
+
+/// How often each thing happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    pub steps: u64,
+    pub events: u64,
+    pub deliveries: u64,
+    pub confirmed_acks: u64,
+    pub dead_letters: u64,
+    pub replays: u64,
+    pub process_crashes: u64,
+    pub power_losses: u64,
+    pub drains: u64,
+    pub wall_steps: u64,
+    pub segments: u64,
+    pub reads: u64,
+    pub syncs: u64,
+    pub torn_logs: u64,
+    pub damaged_logs: u64,
+    pub depositions: u64,
+    pub duplicates: u64,
+    pub refusals: u64,
+    pub retries: u64,
+    pub mesh_messages: u64,
+    pub socket_waits: u64,
+}
+
+impl Coverage {
+    pub fn input(&mut self, input: &Input) {
+        match input {
+            Input::Replica { event: ReplicaEvent::Deposed { .. }, .. } => self.depositions += 1,
+            Input::ReadDone { .. } => self.reads += 1,
+            Input::Synced { .. } => self.syncs += 1,
+            Input::Mesh { .. } => self.mesh_messages += 1,
+            _ => {}
+        }
+    }
+
+    pub fn effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::CreateSegment { .. } => self.segments += 1,
+            Effect::Recovered { report } => {
+                self.torn_logs += u64::from(report.torn_bytes > 0);
+                self.damaged_logs += u64::from(report.rot.is_some());
+            }
+            Effect::Deliver { deliveries, .. } => {
+                let again = deliveries.iter().filter(|delivery| delivery.attempt > 1);
+                self.retries += again.count() as u64;
+            }
+            Effect::Reply { reply: Reply::Published { outcomes, .. }, .. } => {
+                for outcome in outcomes {
+                    match outcome {
+                        EventOutcome::Duplicate(_) => self.duplicates += 1,
+                        EventOutcome::Failed(_) => self.refusals += 1,
+                        EventOutcome::Stored(_) => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn crash(&mut self, crash: Crash) {
+        match crash {
+            Crash::Process => self.process_crashes += 1,
+            Crash::Power => self.power_losses += 1,
+        }
+    }
+
+    /// Adds another run's.
+    pub fn add(&mut self, other: &Self) {
+        for ((_, sum), (_, count)) in self.counts().into_iter().zip(other.clone().counts()) {
+            *sum += *count;
+        }
+    }
+
+    /// What never happened.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let mut all = self.clone();
+        let never = all.counts().into_iter().filter(|(_, count)| **count == 0);
+        never.map(|(name, _)| name).collect()
+    }
+
+    fn counts(&mut self) -> [(&'static str, &mut u64); 21] {
+        [
+            ("steps", &mut self.steps),
+            ("events", &mut self.events),
+            ("deliveries", &mut self.deliveries),
+            ("confirmed acks", &mut self.confirmed_acks),
+            ("replays", &mut self.replays),
+            ("process crashes", &mut self.process_crashes),
+            ("power losses", &mut self.power_losses),
+            ("drains", &mut self.drains),
+            ("wall steps", &mut self.wall_steps),
+            ("segments", &mut self.segments),
+            ("dead letters", &mut self.dead_letters),
+            ("reads", &mut self.reads),
+            ("syncs", &mut self.syncs),
+            ("torn logs", &mut self.torn_logs),
+            ("damaged logs", &mut self.damaged_logs),
+            ("depositions", &mut self.depositions),
+            ("duplicates", &mut self.duplicates),
+            ("refusals", &mut self.refusals),
+            ("retries", &mut self.retries),
+            ("mesh messages", &mut self.mesh_messages),
+            ("socket waits", &mut self.socket_waits),
+        ]
+    }
+}
