@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 
-use super::settle::return_credit;
 use crate::base::api::Delivery;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, ShardId, SubscriptionId, TopicNo};
@@ -433,10 +432,8 @@ impl Partition {
         for (key, no) in std::mem::take(&mut self.members) {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
             dispatch.members.remove(&key).expect("the maps agree");
-            let held = dispatch.leased.values().filter(|lease| lease.member == Some(key)).count();
-            if held > 0 {
-                return_credit(step, key, held as u32);
-            }
+            // What it holds stays with it: credit given back here would be granted elsewhere, and
+            // used, before the word that its stream is over arrives.
             self.joined(step, key, Err(error.clone()));
         }
     }
