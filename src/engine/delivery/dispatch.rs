@@ -105,13 +105,15 @@ impl<H: Copy> Dispatch<H> {
 
     /// An event has become due. `wall_ms` tells whether the reading of the due axis will come by.
     pub fn fired(&mut self, position: Position, wall_ms: u64) {
-        if self.is_busy(position) {
-            return;
+        let known = position <= self.next_read || self.ahead.contains(&position);
+        if !known && position.due <= wall_ms {
+            return; // the reading of the axis brings it
         }
-        if position <= self.next_read || self.ahead.contains(&position) {
-            self.ready.insert(position);
-        } else if position.due > wall_ms {
+        if !known {
+            // Noted though it be busy: when it is free again, it is not the reading's yet.
             self.ahead.insert(position);
+        }
+        if !self.is_busy(position) {
             self.ready.insert(position);
         }
     }
