@@ -117,8 +117,8 @@ pub enum MeshMessage {
         /// What else is ready; `None`: an `Offer` follows when there is.
         offer: Option<Offer>,
     },
-    /// Deliveries of a `Granted` that must not leave: the wall clock has gone back behind them since.
-    /// Their leases end, and no attempt is counted.
+    /// Deliveries of a `Granted` that must not leave: the wall clock has gone back behind them
+    /// since. Their leases end, and no attempt is counted.
     GiveBack {
         /// The stream.
         subscription: SubscriptionId,

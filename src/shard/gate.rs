@@ -153,7 +153,8 @@ impl Gate {
     }
 }
 
-fn shutting_down() -> ApiError {
+/// What is said to who asks a node that ends.
+pub(super) fn shutting_down() -> ApiError {
     ApiError::new(ErrorCode::Unavailable, "the node is shutting down; try another or later")
 }
 

@@ -40,6 +40,15 @@ impl Ledger {
         self.open.contains_key(&correlation)
     }
 
+    /// Correlation ids of the open streams.
+    pub(super) fn streams(&self) -> Vec<u64> {
+        self.open
+            .iter()
+            .filter(|(_, open)| open.stream)
+            .map(|(correlation, _)| *correlation)
+            .collect()
+    }
+
     /// Takes a request that holds on to so many bytes.
     pub(super) fn begin(&mut self, correlation: u64, request: &Request, bytes: usize) {
         if matches!(request, Request::CloseStream { .. }) {
@@ -123,6 +132,7 @@ mod tests {
         }
         assert!(!ledger.has_stream_room() && ledger.has_room());
         assert!(ledger.answered(1, &Reply::Subscribed).expect("open").stream);
+        assert_eq!(ledger.streams().len(), limits::SESSION_STREAMS);
         assert!(ledger.contains(1) && !ledger.has_stream_room());
         assert!(ledger.answered(1, &Reply::StreamEnd(Ok(()))).expect("open").stream);
         assert!(!ledger.contains(1) && ledger.has_stream_room());

@@ -142,10 +142,15 @@ impl Route {
         Some(now.boot_us + (until * 1_000).saturating_sub(now.wall_us))
     }
 
-    /// No session takes requests any more.
+    /// No session takes requests any more, and streams end.
     pub(super) fn drain(&self) {
         self.desk.drain();
-        self.connections().iter().for_each(|connection| connection.drain());
+        for connection in self.connections() {
+            connection.drain();
+            if connection.touch() {
+                self.touched.borrow_mut().push(connection);
+            }
+        }
     }
 
     /// Whether all answers have left.

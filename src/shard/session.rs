@@ -6,8 +6,7 @@
 //! ([`limits::CONNECTION_OUT_BYTES`]), or a full inbox. Answers are appended by the pump and leave
 //! with one write per turn; only when the socket takes no more does the writer task carry on.
 //!
-//! A fault of the peer closes this connection and nothing else. The clock's part in "never early"
-//! is [`Outgoing::leave`].
+//! A fault of the peer closes this connection alone. For "never early" see [`Outgoing::leave`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -23,7 +22,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::clock::breathe;
-use super::gate::StreamMessage;
+use super::gate::{StreamMessage, shutting_down};
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Shared};
@@ -268,6 +267,9 @@ impl Connection {
     /// Appends a message of a stream; `sent` is told once it has left.
     pub(super) fn stream(&self, correlation: u64, message: StreamMessage, sent: Sent) {
         let mut state = self.state.borrow_mut();
+        if state.draining && !state.ledger.contains(correlation) {
+            return; // its end has been told
+        }
         if !state.held.is_empty() || state.out.len() >= limits::CONNECTION_OUT_BYTES {
             state.held.push_back(Held::Stream(correlation, message, sent));
             return;
@@ -408,9 +410,12 @@ impl Connection {
         let _gone = stream.poll_shutdown(&mut Context::from_waker(Waker::noop()), how);
     }
 
-    /// Takes no request any more.
+    /// Takes no request any more, and ends all streams.
     pub(super) fn drain(&self) {
         self.state.borrow_mut().draining = true;
+        let end = |stream| self.reply(stream, Reply::StreamEnd(Err(shutting_down())));
+        let streams = self.state.borrow().ledger.streams();
+        streams.into_iter().for_each(end);
     }
 
     /// Whether nothing is left to send.

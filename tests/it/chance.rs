@@ -7,11 +7,6 @@ use chronosdb::base::time;
 pub struct Chance(u64);
 
 impl Chance {
-    /// From a seed.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// From the environment variable, or from the clock; says which.
     pub fn from_environment(variable: &str) -> Self {
         let given = std::env::var(variable).ok().map(|text| text.parse().expect("a number"));

@@ -429,7 +429,7 @@ async fn the_client_cuts_what_is_too_much_for_one_request() {
     let place = place();
     let server = Setup::new(&place.path().join("data")).start();
     let client = server.client().await;
-    let events = (0..3 * limits::BATCH_EVENTS + 1).map(|n| event(&format!("m{n}")));
+    let events = (0..=3 * limits::BATCH_EVENTS).map(|n| event(&format!("m{n}")));
     assert!(client.publish_batch(events.collect()).await.iter().all(Result::is_ok));
     let large =
         (0..12).map(|n| Event::new("limits", format!("large-{n}"), vec![5; limits::PAYLOAD_BYTES]));

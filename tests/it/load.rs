@@ -153,7 +153,9 @@ async fn publish_batches(client: Client, mut events: Events, ledger: SharedLedge
         let count = 1 + events.chance.below(200);
         let batch: Vec<_> = (0..count).map(|_| events.next()).collect();
         let ids: Vec<_> = batch.iter().map(|event| event.message_id.clone()).collect();
-        batch.iter().for_each(|event| ledger.lock().sending(event));
+        for event in &batch {
+            ledger.lock().sending(event);
+        }
         let results = client.publish_batch(batch).await;
         let mut ledger = ledger.lock();
         ids.iter().zip(&results).for_each(|(id, result)| ledger.answered(id, result));
@@ -217,9 +219,10 @@ async fn consume(
             verdicts.spawn(async move {
                 let id = delivery.event.message_id.clone();
                 ledger.lock().judging(&id, ack);
-                let judged = match ack {
-                    true => client.ack(&delivery).await,
-                    false => client.nack(&delivery, Some(Duration::ZERO), "by chance").await,
+                let judged = if ack {
+                    client.ack(&delivery).await
+                } else {
+                    client.nack(&delivery, Some(Duration::ZERO), "by chance").await
                 };
                 match judged {
                     Ok(()) => ledger.lock().judged(&id, ack),

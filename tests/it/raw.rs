@@ -66,7 +66,7 @@ impl Raw {
             if let Some(frame) = FrameDecoder::Answers.next(&mut self.received).expect("valid") {
                 return Some(frame);
             }
-            let mut piece = [0; 64 << 10];
+            let mut piece = [0; 8 << 10];
             let count = match self.stream.read(&mut piece) {
                 Ok(count) => count,
                 // Closed with bytes of ours unread.

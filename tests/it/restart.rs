@@ -125,8 +125,7 @@ async fn a_fresh_relative_directory_is_small_and_everything_is_said() {
     let used = disk_usage(&place.path().join("some/data"));
     assert!(used < 64 << 20, "{used} bytes on the disk");
     let printed = server.printed();
-    let data = place.path().join("some/data").display().to_string();
-    for part in ["it-node", "2 on ", "partitions  16", data.as_str(), "0 events"] {
+    for part in ["it-node", "2 on ", "partitions  16", "some/data", "0 events"] {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     server.stop();

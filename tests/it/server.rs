@@ -1,5 +1,6 @@
 //! A server process: started on free ports, its addresses read from what it prints, and ended.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ impl Setup {
     }
 
     /// With an option, in place of what it was before.
-    pub fn with(mut self, option: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, option: &str, value: impl Display) -> Self {
         self.options.retain(|(name, _)| name != option);
         self.options.push((option.to_owned(), value.to_string()));
         self
@@ -82,11 +83,11 @@ impl Setup {
         match Starting::new(self.command()).served(time) {
             Ok(server) => Some(server),
             Err(mut starting) => {
-                let early = starting.child.try_wait().expect("it is our child");
+                let early = starting.child.0.try_wait().expect("it is our child");
                 let log = starting.log.lock().expect("no panic").clone();
                 assert!(early.is_none(), "it ended by itself while starting: {early:?} {log}");
-                starting.child.kill().expect("it is our child");
-                starting.child.wait().expect("it is our child");
+                starting.child.0.kill().expect("it is our child");
+                starting.child.0.wait().expect("it is our child");
                 None
             }
         }
@@ -107,7 +108,7 @@ impl Setup {
 /// If it ends or does not come up.
 pub fn serving(command: Command) -> Server {
     Starting::new(command).served(PATIENCE).unwrap_or_else(|mut starting| {
-        let ended = starting.child.try_wait();
+        let ended = starting.child.0.try_wait();
         panic!("it does not serve ({ended:?}): {}", starting.log.lock().expect("no panic"))
     })
 }
@@ -147,11 +148,22 @@ fn gather(pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     log
 }
 
-/// A process that may come to serve.
+/// A process that may come to serve. Killed when it is dropped.
 struct Starting {
-    child: Child,
+    child: Process,
     lines: Receiver<String>,
     log: Arc<Mutex<String>>,
+}
+
+/// A child that does not outlive its handle, whatever fails.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended and been waited for.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
 }
 
 impl Starting {
@@ -166,7 +178,7 @@ impl Starting {
                 let _gone = sender.send(line);
             }
         });
-        Self { child, lines, log }
+        Self { child: Process(child), lines, log }
     }
 
     fn served(self, time: Duration) -> Result<Server, Self> {
@@ -189,7 +201,7 @@ impl Starting {
 
 /// A server that serves. Killed when it is dropped.
 pub struct Server {
-    child: Child,
+    child: Process,
     log: Arc<Mutex<String>>,
     printed: Vec<String>,
     /// gRPC listener.
@@ -201,7 +213,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn new(child: Child, log: Arc<Mutex<String>>, printed: Vec<String>) -> Self {
+    fn new(child: Process, log: Arc<Mutex<String>>, printed: Vec<String>) -> Self {
         let word = |name: &str| {
             let rest = printed.iter().find_map(|line| line.trim_start().strip_prefix(name));
             let rest = rest.unwrap_or_else(|| panic!("{name} is not printed: {printed:?}"));
@@ -230,11 +242,6 @@ impl Server {
         self.log.lock().expect("no panic").clone()
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// A native client.
     pub async fn client(&self) -> Client {
         Client::connect(&self.native.to_string()).await.expect("it serves")
@@ -255,13 +262,13 @@ impl Server {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
+        let pid = Pid::from_raw(self.child.0.id() as i32).expect("a process");
         kill_process(pid, signal).expect("it is our child");
     }
 
     /// Waits for its end.
     pub fn ended(&mut self) -> ExitStatus {
-        until("its end", || self.child.try_wait().expect("it is our child"))
+        until("its end", || self.child.0.try_wait().expect("it is our child"))
     }
 
     /// SIGTERM, and waits for an orderly end.
@@ -279,15 +286,15 @@ impl Server {
     /// # Panics
     /// If it had ended before, by itself.
     pub fn kill(mut self) {
-        let early = self.child.try_wait().expect("it is our child");
+        let early = self.child.0.try_wait().expect("it is our child");
         assert!(early.is_none(), "it ended by itself: {early:?} {}", self.log());
-        self.child.kill().expect("it is our child");
-        self.child.wait().expect("it is our child");
+        self.child.0.kill().expect("it is our child");
+        self.child.0.wait().expect("it is our child");
     }
 
     /// A number of `/proc/<pid>/status`, kB or plain.
     pub fn status_number(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
+        let path = format!("/proc/{}/status", self.child.0.id());
         let status = std::fs::read_to_string(path).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a known line");
         let number = line.trim_start_matches(':').split_whitespace().next().expect("a value");
@@ -299,9 +306,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log.lock().map_or_else(|_| String::new(), |log| log.clone());
-            eprintln!("---- log of the server {}:\n{log}----", self.child.id());
+            eprintln!("---- log of the server {}:\n{log}----", self.child.0.id());
         }
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
     }
 }

@@ -70,6 +70,7 @@ pub enum Client {
     Reader(Reader),
 }
 
+#[allow(clippy::struct_excessive_bools)] // what may be going on at once is independent
 pub struct World {
     pub profile: Profile,
     pub clock: Clock,

@@ -145,7 +145,7 @@ impl Partition {
         let text = fault.map(|(position, fault)| {
             format!("segment {} is damaged at byte {position}: {fault}", reading.place.segment)
         });
-        self.resume(step, reading.flows, text);
+        self.resume(step, reading.flows, text.as_deref());
         while self.reads.out.len() < limits::PARKED_READS {
             let Some((offset, flow)) = self.reads.waiting.pop_front() else { break };
             self.resume(step, vec![(offset, flow)], None);
@@ -154,9 +154,9 @@ impl Partition {
 
     /// Flows go on: those whose record is there now, or that read on from another place. Where the
     /// record can't be read, a replay is told; a group stays where it is, and says so.
-    fn resume(&mut self, step: &mut Step<'_>, flows: Vec<(Offset, Flow)>, fault: Option<String>) {
+    fn resume(&mut self, step: &mut Step<'_>, flows: Vec<(Offset, Flow)>, fault: Option<&str>) {
         for (offset, flow) in flows {
-            let lost = fault.as_ref().filter(|_| self.cache.get(offset).is_none());
+            let lost = fault.filter(|_| self.cache.get(offset).is_none());
             match flow {
                 Flow::Group(no) => {
                     self.groups[no.0 as usize].dispatch.reading = false;
@@ -174,7 +174,7 @@ impl Partition {
                 }
                 Flow::Replay(page) => match lost {
                     Some(text) => {
-                        let error = ApiError::new(ErrorCode::DataLoss, text.clone());
+                        let error = ApiError::new(ErrorCode::DataLoss, text.to_owned());
                         self.replay_failed(step, &page, error);
                     }
                     None => self.replay_page(step, *page),
