@@ -96,10 +96,14 @@ impl Partition {
             torn_bytes: 0,
             rot: None,
         };
-        let mut scan = Scan::new(self.ids, segments.clone());
-        if !matches!(step.config.fsync, FsyncMode::Periodic { .. }) {
-            scan = scan.known_synced(hard_state.commit);
-        }
+        // A segment is begun when everything before it is synced: its file says so, empty as it is.
+        let before_last = segments.last().map_or(0, |segment| segment.first.0 - 1);
+        let committed = match step.config.fsync {
+            FsyncMode::Periodic { .. } => 0,
+            FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit.0,
+        };
+        let mut scan =
+            Scan::new(self.ids, segments.clone()).known_synced(Index(before_last.max(committed)));
         if hard_state.cut_from > Index(0) {
             scan = scan.cut_from(hard_state.cut_from);
         }
