@@ -250,10 +250,10 @@ impl Disk {
             Op::Write(write) => {
                 let Self { rng, files, .. } = self;
                 let file = files.get_mut(&(write.partition.0, write.segment.0)).expect("checked");
-                match rng.below(6) {
+                match rng.below(7) {
                     0 => {}
-                    1 => file.put(write.position as usize, &write.data, false),
-                    2 => file.put(write.position as usize, &write.data, write.sync),
+                    1 | 2 => file.put(write.position as usize, &write.data, false),
+                    3 => file.put(write.position as usize, &write.data, write.sync),
                     _ => {
                         let share = rng.between(5, 95);
                         file.put_some(rng, &write, share);

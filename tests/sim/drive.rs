@@ -82,7 +82,10 @@ impl World {
         for effect in effects {
             if let Some(left) = &mut self.effects_left {
                 if *left == 0 {
-                    let power = self.crash_rng.percent(self.profile.power_percent);
+                    // What a process left unsynced is lost by a power loss soon after its restart.
+                    let percent = self.profile.power_percent;
+                    let again = if self.dies_again && percent > 0 { 90 } else { percent };
+                    let power = self.crash_rng.percent(again);
                     self.crash(if power { Crash::Power } else { Crash::Process });
                     return false;
                 }
@@ -334,6 +337,7 @@ impl World {
         if !calm && self.crash_rng.percent(self.profile.again_percent) {
             self.crashes_left -= 1;
             self.effects_left = Some(self.crash_rng.scale(1, 300));
+            self.dies_again = true;
         }
     }
 
@@ -372,6 +376,7 @@ impl World {
             return;
         }
         self.crashes_left -= 1;
+        self.dies_again = false;
         if self.up && self.crash_rng.percent(self.profile.drain_percent) {
             self.drain();
         } else if self.crash_rng.percent(15) {

@@ -93,6 +93,8 @@ pub struct Groups {
     pub streams: BTreeMap<StreamKey, Stream>,
     numbers: BTreeMap<(PartitionId, GroupNo), usize>,
     terms: BTreeMap<PartitionId, Term>,
+    /// World time at which each partition was last deposed.
+    deposed_us: BTreeMap<PartitionId, u64>,
     /// World time at which each process ended.
     ends: Vec<u64>,
     pub deliveries: u64,
@@ -107,6 +109,7 @@ impl Groups {
             streams: BTreeMap::new(),
             numbers: BTreeMap::new(),
             terms: BTreeMap::new(),
+            deposed_us: BTreeMap::new(),
             ends: Vec::new(),
             deliveries: 0,
             confirmed: 0,
@@ -181,6 +184,7 @@ impl Groups {
 
     /// The partition's leadership ended: its leases are void, uncounted.
     pub fn deposed(&mut self, partition: PartitionId, now: Moment) {
+        self.deposed_us.insert(partition, now.time_us);
         for group in &mut self.all {
             group.last_end_us = now.time_us;
             let places = (partition.0, 0)..=(partition.0, u64::MAX);
@@ -467,6 +471,9 @@ impl Groups {
         // An ack of an earlier attempt may still be on its way, and settles this one.
         let slack = self.facts.slack_us;
         let acked = handled.ack_given_us.is_some_and(|at| now.time_us <= at + slack);
+        // So may a delivery whose leadership has just ended.
+        let deposed_us = self.deposed_us.get(&d.event.partition);
+        let released = deposed_us.is_some_and(|at| now.time_us <= at + slack);
         handled.max_attempt = handled.max_attempt.max(d.attempt);
         handled.last = Some(Lease {
             stream: key,
@@ -477,7 +484,7 @@ impl Groups {
             floor_us: now.time_us + held_us,
             acked,
             nacked: false,
-            released: false,
+            released,
         });
         first
     }

@@ -105,7 +105,7 @@ impl Profile {
         let periodic = matches!(fsync, FsyncMode::Periodic { .. });
         let rot = rng.percent(12) && !external;
         let payload_max = if rot { 5_000 } else { *rng.pick(&[16, 200, 600, 600, 5_000]) };
-        let crashes = if rot { 1 } else { *rng.pick(&[0, 1, 1, 2, 3, 5]) };
+        let crashes = if rot { 1 } else { *rng.pick(&[0, 1, 2, 3, 4, 6]) };
         // Damage is planted in sealed segments: they must be there.
         let segment_bytes = if rot { 64 << 10 } else { engine.segment_bytes };
         Self {
@@ -117,7 +117,7 @@ impl Profile {
             crashes,
             // What a power loss takes in periodic mode is the user's choice, and not modelled.
             power_percent: if periodic { 0 } else { *rng.pick(&[0, 50, 100]) },
-            again_percent: *rng.pick(&[0, 30, 60]),
+            again_percent: *rng.pick(&[0, 50, 80]),
             drain_percent: *rng.pick(&[0, 0, 20]),
             wall_steps: *rng.pick(&[0, 0, 1, 3, 6]),
             rot,

@@ -103,7 +103,7 @@ impl Replay {
     }
 
     fn expects(&self, offset: u64, record: &Record) -> bool {
-        let committed = record.acked_us.is_some_and(|at| at <= self.started.time_us);
+        let committed = record.acked_us.is_some_and(|at| at < self.started.time_us);
         let due = record.schedule_ts <= self.lowest_ms;
         let inside = match self.spec.range {
             ReplayRange::Time { start, end } => {

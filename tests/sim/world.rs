@@ -92,6 +92,8 @@ pub struct World {
     /// It dies soon after its next write is submitted.
     pub die_writing: bool,
     pub crashes_left: u64,
+    /// The planned death follows a restart.
+    pub dies_again: bool,
     queue: BTreeMap<(u64, u64), (u64, Event)>,
     sequence: u64,
     wakes: Vec<Option<u64>>,
@@ -137,6 +139,7 @@ impl World {
             fail_write: false,
             die_writing: false,
             crashes_left: profile.crashes,
+            dies_again: false,
             queue: BTreeMap::new(),
             sequence: 0,
             owners: BTreeMap::new(),
