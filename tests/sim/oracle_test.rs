@@ -437,6 +437,7 @@ fn wrong_replays_are_found() {
     breaks(Rule::ReplayExact, |h| {
         let a = h.stored("a", 0);
         h.stored("b", 1);
+        h.wait(1);
         h.replay(&[&a]);
     });
     breaks(Rule::ReplayExact, |h| {
