@@ -130,6 +130,7 @@ impl World {
         };
         self.readers_done()
             && self.clients.iter().all(said)
+            && self.oracle.unanswered().is_empty()
             && self.oracle.groups.unfinished(&self.oracle.records, self.moment()).is_empty()
     }
 
@@ -156,8 +157,9 @@ impl World {
         let open = self.oracle.unanswered();
         let stage = self.stage;
         let whole = self.whole();
+        let rule = if whole && !open.is_empty() { Rule::OneReply } else { Rule::Liveness };
         broken(
-            Rule::Liveness,
+            rule,
             format_args!(
                 "stuck in {stage:?} (whole: {whole}), unanswered {open:?}, left {left:#?}"
             ),

@@ -16,7 +16,7 @@ use chronosdb::engine::{Effect, Input, RecoveryReport, ReplicaEvent};
 
 use super::groups::{Facts, Groups, StreamKey};
 use super::probe::GroupAudit;
-use super::records::{Moment, Records};
+use super::records::{Moment, Partition, Records};
 use super::replays::Replay;
 use crate::hold;
 
@@ -214,7 +214,8 @@ impl Oracle {
                 Kind::Close
             }
             Request::Partitions(which) => {
-                let known = self.records.partitions.iter().map(|p| p.high_watermark);
+                let known = |p: &Partition| if p.served { p.high_watermark } else { 0 };
+                let known = self.records.partitions.iter().map(known);
                 Kind::Partitions(*which, known.collect())
             }
         };
