@@ -170,7 +170,6 @@ impl Partition {
                 for settlement in view.settlements() {
                     self.apply_settlement(&settlement, header.append_ts, &mut applied);
                 }
-                self.advance_frontiers(&applied);
             }
             Content::Groups(view) => {
                 for (no, name) in view.topics() {
@@ -300,8 +299,6 @@ impl Partition {
 /// What applying an entry means to the leader's volatile state, in order.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    /// Groups whose frontier may move, once each.
-    pub(super) groups: BTreeSet<GroupNo>,
     /// Events that are done, and how.
     pub(super) settled: Vec<(GroupNo, Position, End)>,
     /// Events to be tried again after this many ms.

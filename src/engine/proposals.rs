@@ -74,8 +74,23 @@ pub struct OpenPublishes {
     pub append_ts: u64,
     /// Offset of its first event.
     pub base_offset: Offset,
+    /// Earliest `schedule_ts` in it, Unix ms.
+    pub min_schedule_ts: u64,
     /// Who waits for it.
     pub waiters: Vec<Waiter>,
+}
+
+/// A publish entry that is not applied.
+#[derive(Clone, Copy, Debug)]
+pub struct ProposedEntry {
+    /// Its first offset.
+    pub base: Offset,
+    /// Behind its last offset.
+    pub end: Offset,
+    /// Its index.
+    pub index: Index,
+    /// No event of it is due earlier, Unix ms.
+    pub min_due: u64,
 }
 
 /// See the module.
@@ -104,8 +119,10 @@ pub struct Proposals {
     pub topics: HashMap<Arc<str>, TopicNo, RandomState>,
     /// Numbers given to groups, by name and topic.
     pub groups: HashMap<(Arc<str>, TopicNo), GroupNo, RandomState>,
-    /// Publish entries that are not applied: first offset, behind the last, index.
-    entries: VecDeque<(Offset, Offset, Index)>,
+    /// Groups with settlements in `settles`.
+    pub settled_groups: BTreeSet<GroupNo>,
+    /// Publish entries that are not applied, in log order.
+    entries: VecDeque<ProposedEntry>,
     waiters: BTreeMap<Index, Vec<Waiter>>,
 }
 
@@ -125,6 +142,7 @@ impl Proposals {
             ids: HashMap::with_hasher(state()),
             topics: HashMap::with_hasher(state()),
             groups: HashMap::with_hasher(state()),
+            settled_groups: BTreeSet::new(),
             entries: VecDeque::new(),
             waiters: BTreeMap::new(),
         }
@@ -156,8 +174,15 @@ impl Proposals {
     }
 
     /// A publish entry has got its index.
-    pub fn entry_proposed(&mut self, base: Offset, end: Offset, index: Index) {
-        self.entries.push_back((base, end, index));
+    pub fn entry_proposed(&mut self, entry: ProposedEntry) {
+        self.entries.push_back(entry);
+    }
+
+    /// Right before the first event that is in the log and not applied: an entry sealed now is
+    /// applied behind all of those.
+    pub fn applied_limit(&self) -> Position {
+        let first_due = self.entries.iter().map(|entry| entry.min_due).min().unwrap_or(u64::MAX);
+        Position::new(first_due.saturating_sub(1), Offset(u64::MAX))
     }
 
     /// Waits for an entry.
@@ -169,8 +194,8 @@ impl Proposals {
 
     /// Waits for the entry that will hold a proposed offset.
     pub fn wait_for_offset(&mut self, offset: Offset, waiter: Waiter) {
-        let proposed = self.entries.iter().find(|(base, end, _)| *base <= offset && offset < *end);
-        if let Some((_, _, index)) = proposed {
+        let proposed = self.entries.iter().find(|e| e.base <= offset && offset < e.end);
+        if let Some(ProposedEntry { index, .. }) = proposed {
             self.waiters.entry(*index).or_default().push(waiter);
         } else {
             let open =
@@ -209,7 +234,7 @@ impl Proposals {
 
     /// An entry has been applied: who waited for it.
     pub fn applied(&mut self, index: Index) -> Vec<Waiter> {
-        while self.entries.front().is_some_and(|(_, _, entry)| *entry <= index) {
+        while self.entries.front().is_some_and(|entry| entry.index <= index) {
             self.entries.pop_front();
         }
         self.waiters.remove(&index).unwrap_or_default()

@@ -15,11 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::Position;
 
-/// Beyond this many settled events ahead of the frontier, it is worth passing a straggler.
-const SETTLED_SOFT: usize = 256;
-/// Stragglers passed at once at most: a frontier never drags a crowd of pending events behind it.
-const PASS_AT_ONCE: usize = 64;
-
 /// What is recorded about an event that failed and will be tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
@@ -98,7 +93,6 @@ impl Cursor {
     }
 
     /// An ack or a dead letter has been applied. False if it was settled already.
-    /// [`Self::advance`] is due afterwards, once per entry.
     pub fn settle(&mut self, position: Position) -> bool {
         self.failures.remove(&position);
         if position <= self.frontier {
@@ -115,28 +109,24 @@ impl Cursor {
         }
     }
 
-    /// Moves the frontier over settled events. `beyond` yields the group's applied events behind
-    /// the frontier's successor on, in order; only as many as needed are taken from it.
+    /// An applied entry passes this unsettled event with the frontier that follows in it:
+    /// [`Self::advance`] is due, in the same entry.
+    pub fn pass(&mut self, position: Position) {
+        assert!(!self.is_settled(position), "only what is not settled has to be remembered");
+        self.unsettled.insert(position);
+    }
+
+    /// Moves the frontier, which an applied entry names: everything at or behind it is settled, but
+    /// for what was [passed](Self::pass) or was in the unsettled set before.
     ///
-    /// A single unsettled straggler would hold the frontier, and the settled set would grow with
-    /// every ack behind it: once that set is large and the next settled event is near, the
-    /// stragglers before it are passed and remembered one by one.
-    pub fn advance(&mut self, beyond: impl Iterator<Item = Position>) {
-        let mut passed: Vec<Position> = Vec::new();
-        for position in beyond {
-            if self.settled.is_empty() {
-                break;
-            }
-            assert!(position > self.frontier, "the frontier moves forward only");
-            if self.settled.remove(&position) {
-                self.unsettled.extend(passed.drain(..));
-                self.frontier = position;
-            } else if self.settled.len() > SETTLED_SOFT && passed.len() < PASS_AT_ONCE {
-                passed.push(position);
-            } else {
-                break;
-            }
-        }
+    /// # Panics
+    /// If it moves back, or does not reach what was passed.
+    pub fn advance(&mut self, frontier: Position) {
+        assert!(frontier > self.frontier, "the frontier moves forward only");
+        self.frontier = frontier;
+        let mut beyond = self.settled.split_off(&frontier);
+        beyond.remove(&frontier);
+        self.settled = beyond;
         self.check();
     }
 
@@ -155,33 +145,26 @@ mod tests {
         Position::new(due, Offset(due))
     }
 
-    fn beyond(events: &BTreeSet<Position>, cursor: &Cursor) -> Vec<Position> {
-        events.iter().copied().filter(|p| *p > cursor.frontier()).collect()
-    }
-
-    fn settle(cursor: &mut Cursor, events: &BTreeSet<Position>, due: u64) {
-        cursor.settle(at(due));
-        let rest = beyond(events, cursor);
-        cursor.advance(rest.into_iter());
-    }
-
     #[test]
-    fn the_frontier_waits_for_the_first_unsettled_event() {
-        let events: BTreeSet<_> = (1..=5).map(at).collect();
+    fn what_is_settled_behind_the_frontier_leaves_the_sets() {
         let mut cursor = Cursor::default();
-        settle(&mut cursor, &events, 2);
-        assert_eq!(cursor.frontier(), Position::START);
-        settle(&mut cursor, &events, 1);
-        assert_eq!(cursor.frontier(), at(2));
-        assert_eq!(cursor.size(), 0);
+        assert!(cursor.settle(at(2)) && cursor.settle(at(4)));
+        cursor.pass(at(1));
+        cursor.advance(at(3));
+        assert_eq!(cursor.frontier(), at(3));
+        assert_eq!(cursor.unsettled().iter().copied().collect::<Vec<_>>(), [at(1)]);
+        assert_eq!(cursor.settled().iter().copied().collect::<Vec<_>>(), [at(4)]);
+        assert!(cursor.is_settled(at(2)) && cursor.is_settled(at(3)) && cursor.is_settled(at(4)));
+        assert!(!cursor.is_settled(at(1)) && !cursor.is_settled(at(5)));
+        assert!(cursor.settle(at(1)), "a passed one is settled later");
+        assert_eq!(cursor.size(), 1);
     }
 
     #[test]
     fn an_event_applied_behind_the_frontier_is_unsettled() {
-        let events: BTreeSet<_> = (1..=2).map(at).collect();
         let mut cursor = Cursor::default();
-        settle(&mut cursor, &events, 1);
-        settle(&mut cursor, &events, 2);
+        cursor.settle(at(1));
+        cursor.advance(at(2));
         let late = Position::new(1, Offset(9));
         cursor.joined(late);
         assert!(!cursor.is_settled(late));
@@ -191,28 +174,18 @@ mod tests {
     }
 
     #[test]
-    fn a_straggler_does_not_make_the_settled_set_grow() {
-        let events: BTreeSet<_> = (1..=5_000).map(at).collect();
+    #[should_panic(expected = "forward only")]
+    fn a_frontier_never_moves_back() {
         let mut cursor = Cursor::default();
-        for due in 2..=5_000 {
-            settle(&mut cursor, &events, due);
-            assert!(cursor.size() <= SETTLED_SOFT + 2, "{} in the sets", cursor.size());
-        }
-        assert!(!cursor.is_settled(at(1)));
-        settle(&mut cursor, &events, 1);
-        assert!((1..=5_000).all(|due| cursor.is_settled(at(due))));
+        cursor.advance(at(2));
+        cursor.advance(at(1));
     }
 
     #[test]
-    fn events_settled_far_ahead_leave_the_pending_ones_out_of_the_sets() {
-        // A clock that stepped a year ahead and back: some events of that year are settled.
-        let near = (1..=1_000).map(at);
-        let events: BTreeSet<_> = near.chain((1_000_000..1_000_400).map(at)).collect();
+    #[should_panic(expected = "only what is not settled")]
+    fn what_is_settled_is_not_passed() {
         let mut cursor = Cursor::default();
-        for due in 1_000_000..1_000_400 {
-            settle(&mut cursor, &events, due);
-        }
-        assert_eq!(cursor.frontier(), Position::START, "a thousand pending ones are not passed");
-        assert!(cursor.unsettled().is_empty());
+        cursor.settle(at(2));
+        cursor.pass(at(2));
     }
 }

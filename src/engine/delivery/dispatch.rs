@@ -5,14 +5,32 @@
 //! because log time runs ahead of it) goes through `ready`.
 //!
 //! Must hold: an event is in at most one of `ready`, `leased`, `held`, `settling`; one that lies
-//! beyond `next_read` and has been handed out is in `ahead`.
+//! beyond `next_read` and has been handed out is in `ahead`. Every event of the group at or behind
+//! `next_read` is settled, about to be (`Settling::Done`), or in `open`: so how far the frontier may
+//! go is known here, without a look at the due axis ([`Dispatch::next_frontier`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use ahash::RandomState;
 
+use super::cursor::Cursor;
 use super::lease::{Lease, Member, MemberKey};
-use crate::base::ids::Position;
+use crate::base::ids::{Offset, Position};
+
+/// Beyond this many settled events ahead of the frontier, it is worth passing a straggler.
+const SETTLED_SOFT: usize = 256;
+/// Stragglers passed at once at most: a frontier never drags a crowd behind it.
+pub const PASS_AT_ONCE: usize = 64;
+
+/// A move of a group's frontier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontierMove {
+    /// Where to.
+    pub to: Position,
+    /// Unsettled events that it passes.
+    pub passed: Vec<Position>,
+}
 
 /// Where the next event to deliver comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +65,10 @@ pub struct Dispatch<H> {
     pub settling: HashMap<Position, Settling, RandomState>,
     /// Beyond `next_read`, and put into `ready` before the reading came by.
     pub ahead: BTreeSet<Position>,
+    /// Read, or made ready, and not about to be settled.
+    open: BTreeSet<Position>,
+    /// The frontier that is proposed and not applied; `START` if there is none.
+    proposed_frontier: Position,
     /// How often an event was given back by a disconnect.
     pub releases: BTreeMap<Position, u32>,
     /// Open streams, in order of their keys.
@@ -75,6 +97,8 @@ impl<H> Default for Dispatch<H> {
             held: BTreeSet::new(),
             settling: HashMap::with_hasher(state()),
             ahead: BTreeSet::new(),
+            open: BTreeSet::new(),
+            proposed_frontier: Position::START,
             releases: BTreeMap::new(),
             members: BTreeMap::new(),
             reading: false,
@@ -86,6 +110,60 @@ impl<H: Copy> Dispatch<H> {
     /// A dispatch that reads the due axis behind this position.
     pub fn starting_at(next_read: Position) -> Self {
         Self { next_read, ..Self::default() }
+    }
+
+    /// The event is still to be settled: no frontier passes it unnoticed.
+    pub fn opened(&mut self, position: Position) {
+        self.open.insert(position);
+    }
+
+    /// An applied event that waits for its time: the reading may have passed its place already.
+    pub fn arrived(&mut self, position: Position) {
+        if position <= self.next_read {
+            self.open.insert(position);
+        }
+    }
+
+    /// It is proposed that the event be settled.
+    pub fn settling(&mut self, position: Position) {
+        self.settling.insert(position, Settling::Done);
+        self.open.remove(&position);
+    }
+
+    /// How far the frontier may go once all that is proposed is applied, `limit` at most: to the
+    /// first open event, and past up to [`PASS_AT_ONCE`] open ones where too much is settled behind
+    /// them. `None`: nowhere. The caller proposes what is returned.
+    ///
+    /// `limit`: no event that is proposed and not applied lies at or before it.
+    pub fn next_frontier(&mut self, cursor: &Cursor, limit: Position) -> Option<FrontierMove> {
+        let base = self.proposed_frontier.max(cursor.frontier());
+        let limit = limit.min(self.next_read);
+        if limit <= base {
+            return None;
+        }
+        let mut open = self.open.range((Excluded(base), Included(limit))).copied().peekable();
+        let mut to = open.peek().map_or(limit, |first| before(*first));
+        let mut passed = Vec::new();
+        while cursor.settled().len() > SETTLED_SOFT && open.peek().is_some() {
+            let beyond = cursor.settled().range((Excluded(to), Unbounded));
+            let Some(settled) = beyond.copied().next().filter(|first| *first <= limit) else {
+                break;
+            };
+            let room = PASS_AT_ONCE - passed.len();
+            let stragglers: Vec<_> =
+                std::iter::from_fn(|| open.next_if(|p| *p < settled)).take(room + 1).collect();
+            if stragglers.len() > room {
+                break;
+            }
+            passed.extend(stragglers);
+            to = open.peek().map_or(limit, |next| before(*next));
+        }
+        if to <= base {
+            return None;
+        }
+        assert!(passed.iter().all(|p| *p > base && *p <= to), "what is passed lies in between");
+        self.proposed_frontier = to;
+        Some(FrontierMove { to, passed })
     }
 
     /// Events leased, failing or waiting: bounded by `GROUP_UNSETTLED`.
@@ -100,6 +178,7 @@ impl<H: Copy> Dispatch<H> {
         assert!(!self.leased.contains_key(&position), "a leased event is not ready");
         if position <= self.next_read || self.ahead.contains(&position) {
             self.ready.insert(position);
+            self.open.insert(position);
         }
     }
 
@@ -115,6 +194,7 @@ impl<H: Copy> Dispatch<H> {
         }
         if !self.is_busy(position) {
             self.ready.insert(position);
+            self.open.insert(position);
         }
     }
 
@@ -143,7 +223,10 @@ impl<H: Copy> Dispatch<H> {
                 let was = self.ready.remove(&position);
                 assert!(was, "a ready event is taken once");
             }
-            Candidate::Read(position) => self.read_up_to(position),
+            Candidate::Read(position) => {
+                self.read_up_to(position);
+                self.open.insert(position);
+            }
         }
     }
 
@@ -162,5 +245,107 @@ impl<H: Copy> Dispatch<H> {
         self.held.remove(&position);
         self.settling.remove(&position);
         self.releases.remove(&position);
+        self.open.remove(&position);
+    }
+}
+
+/// The place right before this one.
+fn before(position: Position) -> Position {
+    match position.offset.0.checked_sub(1) {
+        Some(offset) => Position::new(position.due, Offset(offset)),
+        None => Position::new(position.due.saturating_sub(1), Offset(u64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(due: u64) -> Position {
+        Position::new(due, Offset(due))
+    }
+
+    const NO_LIMIT: Position = Position { due: u64::MAX, offset: Offset(u64::MAX) };
+
+    /// Hands out everything up to `due`.
+    fn read(dispatch: &mut Dispatch<()>, due: u64) {
+        for due in dispatch.next_read.due + 1..=due {
+            dispatch.take(Candidate::Read(at(due)));
+        }
+    }
+
+    fn apply(cursor: &mut Cursor, moved: &FrontierMove) {
+        moved.passed.iter().for_each(|p| cursor.pass(*p));
+        cursor.advance(moved.to);
+    }
+
+    fn settle(dispatch: &mut Dispatch<()>, cursor: &mut Cursor, due: u64) {
+        dispatch.settling(at(due));
+        let moved = dispatch.next_frontier(cursor, NO_LIMIT);
+        cursor.settle(at(due));
+        if let Some(moved) = moved {
+            apply(cursor, &moved);
+        }
+        dispatch.forget(at(due));
+    }
+
+    #[test]
+    fn the_frontier_waits_for_the_first_open_event() {
+        let (mut dispatch, mut cursor) = (Dispatch::default(), Cursor::default());
+        read(&mut dispatch, 5);
+        settle(&mut dispatch, &mut cursor, 2);
+        assert!(cursor.frontier() < at(1) && cursor.size() == 1);
+        settle(&mut dispatch, &mut cursor, 1);
+        assert!(cursor.frontier() >= at(2) && cursor.frontier() < at(3));
+        assert_eq!(cursor.size(), 0);
+        (3..=5).for_each(|due| settle(&mut dispatch, &mut cursor, due));
+        assert_eq!(cursor.frontier(), at(5), "and goes no further than was read");
+    }
+
+    #[test]
+    fn the_frontier_stops_before_what_is_proposed() {
+        let (mut dispatch, cursor) = (Dispatch::default(), Cursor::default());
+        read(&mut dispatch, 5);
+        (1..=5).for_each(|due| dispatch.settling(at(due)));
+        let moved = dispatch.next_frontier(&cursor, before(at(3))).expect("a move");
+        assert_eq!(moved, FrontierMove { to: before(at(3)), passed: vec![] });
+        assert_eq!(dispatch.next_frontier(&cursor, before(at(3))), None, "proposed already");
+    }
+
+    #[test]
+    fn a_straggler_does_not_make_the_settled_set_grow() {
+        let (mut dispatch, mut cursor) = (Dispatch::default(), Cursor::default());
+        read(&mut dispatch, 5_000);
+        for due in 2..=5_000 {
+            settle(&mut dispatch, &mut cursor, due);
+            assert!(cursor.size() <= SETTLED_SOFT + 2, "{} in the sets", cursor.size());
+        }
+        assert!(!cursor.is_settled(at(1)));
+        settle(&mut dispatch, &mut cursor, 1);
+        assert!((1..=5_000).all(|due| cursor.is_settled(at(due))));
+    }
+
+    #[test]
+    fn a_crowd_of_stragglers_is_not_passed() {
+        let (mut dispatch, mut cursor) = (Dispatch::default(), Cursor::default());
+        read(&mut dispatch, 2_000);
+        for due in 1_000..2_000 {
+            settle(&mut dispatch, &mut cursor, due);
+        }
+        assert!(cursor.frontier() < at(1), "a thousand open ones are not passed");
+        assert!(cursor.unsettled().is_empty());
+    }
+
+    #[test]
+    fn what_arrives_behind_the_reading_is_open() {
+        let (mut dispatch, mut cursor) = (Dispatch::default(), Cursor::default());
+        read(&mut dispatch, 5);
+        (1..=5).for_each(|due| dispatch.settling(at(due)));
+        let late = Position::new(3, Offset(9));
+        dispatch.arrived(late);
+        let moved = dispatch.next_frontier(&cursor, NO_LIMIT).expect("a move");
+        assert_eq!(moved.to, before(late));
+        apply(&mut cursor, &moved);
+        assert!(!cursor.is_settled(late));
     }
 }

@@ -68,10 +68,12 @@ impl<H: Copy> Group<H> {
         self.dispatch = Dispatch::starting_at(self.cursor.frontier());
         for position in self.cursor.failures().keys() {
             self.dispatch.held.insert(*position);
+            self.dispatch.opened(*position);
         }
         for position in self.cursor.unsettled() {
             if !self.dispatch.held.contains(position) {
                 self.dispatch.ready.insert(*position);
+                self.dispatch.opened(*position);
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::engine::effect::Effect;
 use crate::engine::log::{Body, Content, EntryHeader, EntryKind, Planned, entry_len};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::{LogEntry, Partition};
-use crate::engine::proposals::Waiter;
+use crate::engine::proposals::{ProposedEntry, Waiter};
 use crate::engine::step::Step;
 
 /// With this many bytes gathered, the next write need not wait for the one in flight.
@@ -87,13 +87,21 @@ impl Partition {
             for (no, name) in std::mem::take(&mut self.proposals.new_topics) {
                 open.builder.define_topic(no, &name);
             }
+            let min_due = open.min_schedule_ts.max(open.append_ts);
             let body = open.builder.finish();
             let end = open.base_offset.plus(u64::from(body.records()));
             let index = self.propose(EntryKind::Normal, open.base_offset, open.append_ts, body);
-            self.proposals.entry_proposed(open.base_offset, end, index);
+            self.proposals.entry_proposed(ProposedEntry {
+                base: open.base_offset,
+                end,
+                index,
+                min_due,
+            });
             self.proposals.wait(index, open.waiters);
         }
-        if !self.proposals.settles.is_empty() && self.fits(self.proposals.settles.body_bytes()) {
+        let settles = self.proposals.settles.body_bytes() + self.frontier_bytes();
+        if !self.proposals.settles.is_empty() && self.fits(settles) {
+            self.propose_frontiers();
             let append_ts = self.clock.stamp(step.now);
             let body = self.proposals.settles.finish();
             self.propose(EntryKind::Normal, self.sealed_end, append_ts, body);

@@ -112,6 +112,12 @@ impl Partition {
             self.fire(step, topic, position);
             return;
         }
+        for no in &self.topics.get(topic).groups {
+            let group = &mut self.groups[no.0 as usize];
+            if group.wants(position) {
+                group.dispatch.arrived(position);
+            }
+        }
         let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
         let at = position.due - u64::from(passed);
         self.wheel.insert(at, Due { offset: position.offset, topic, passed });

@@ -252,6 +252,7 @@ impl Partition {
         };
         let offset = self.proposals.next_offset;
         let open = open_publishes(&mut self.proposals, &mut self.clock, step);
+        open.min_schedule_ts = open.min_schedule_ts.min(schedule_ts);
         let payload = span.payload.of(message);
         open.builder.push(NewRecord {
             message_id: id,
@@ -312,6 +313,7 @@ fn open_publishes<'a>(
         builder: PublishBuilder::new(),
         append_ts: clock.stamp(step.now),
         base_offset,
+        min_schedule_ts: u64::MAX,
         waiters: Vec::new(),
     })
 }

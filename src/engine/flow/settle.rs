@@ -16,8 +16,10 @@ use crate::base::api::{AckOutcome, AckSpec, DeliveryId, Verdict};
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Position, ShardId};
 use crate::base::limits;
-use crate::engine::delivery::{DeadLetter, Failures, Lease, MemberKey, Settling, backoff_ms};
-use crate::engine::log::{DeadReason, SettleKind, Settlement};
+use crate::engine::delivery::{
+    DeadLetter, Failures, Group, Lease, MemberKey, PASS_AT_ONCE, Settling, backoff_ms,
+};
+use crate::engine::log::{DeadReason, SettleBuilder, SettleKind, Settlement};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::{Applied, End, Partition};
 use crate::engine::proposals::Waiter;
@@ -138,13 +140,18 @@ impl Partition {
         dispatch.ready.remove(&position);
         dispatch.held.remove(&position);
         let lease = dispatch.leased.remove(&position);
-        dispatch.settling.insert(position, Settling::Done);
+        dispatch.settling(position);
         let (attempts, kind) = (lease.map_or(0, |l| l.attempt), SettleKind::Acked);
         if let Some(lease) = lease {
             self.end_lease(step, lease);
         }
-        let settlement = Settlement { group: no, position, attempts, releases: 0, kind };
-        self.proposals.settles.push(&settlement);
+        self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
+    }
+
+    /// Adds a settlement to the next entry of them.
+    fn settle_later(&mut self, settlement: &Settlement<'_>) {
+        self.proposals.settles.push(settlement);
+        self.proposals.settled_groups.insert(settlement.group);
     }
 
     /// An attempt failed: the next one is proposed, or the end.
@@ -171,9 +178,14 @@ impl Partition {
             let not_before_ms = self.clock.peek(step.now) + delay.min(limits::RETRY_DELAY_MAX_MS);
             (SettleKind::Retry { not_before_ms }, Settling::Retry)
         };
-        self.groups[no.0 as usize].dispatch.settling.insert(position, settling);
-        let settlement = Settlement { group: no, position, attempts, releases: 0, kind };
-        self.proposals.settles.push(&settlement);
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        match settling {
+            Settling::Done => dispatch.settling(position),
+            Settling::Retry => {
+                dispatch.settling.insert(position, Settling::Retry);
+            }
+        }
+        self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
     }
 
     pub(super) fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
@@ -249,7 +261,6 @@ impl Partition {
             SettleKind::Acked => {
                 let end = if group.cursor.settle(position) { End::Acked } else { End::Again };
                 applied.settled.push((no, position, end));
-                applied.groups.insert(no);
             }
             SettleKind::Dead { reason, text } => {
                 let new = group.cursor.settle(position);
@@ -260,7 +271,6 @@ impl Partition {
                 }
                 let end = if new { End::Dead } else { End::Again };
                 applied.settled.push((no, position, end));
-                applied.groups.insert(no);
             }
             SettleKind::Retry { not_before_ms } => {
                 let failures =
@@ -270,19 +280,33 @@ impl Partition {
                 applied.retries.push((no, position, delay));
             }
             SettleKind::Released => {}
+            SettleKind::Passed => group.cursor.pass(position),
+            SettleKind::Frontier => group.cursor.advance(position),
         }
     }
 
-    /// Moves the frontiers of the groups that an entry has settled events of.
-    pub(in crate::engine) fn advance_frontiers(&mut self, applied: &Applied) {
-        for no in &applied.groups {
-            let group = &mut self.groups[no.0 as usize];
-            let (offset, due) = (group.min_offset, group.min_due);
-            let axis = &self.topics.get(group.topic).axis;
-            let beyond = axis.after(group.cursor.frontier()).map(|event| event.position);
-            let admitted = beyond.filter(|p| p.offset >= offset && p.due >= due);
-            group.cursor.advance(admitted);
+    /// Adds to the entry that is about to be sealed how far the frontiers of its groups go. Decided
+    /// here, from what the leader has read, and only recorded by apply: replicas need no axis.
+    pub(super) fn propose_frontiers(&mut self) {
+        let limit = self.proposals.applied_limit();
+        for no in std::mem::take(&mut self.proposals.settled_groups) {
+            let Group { cursor, dispatch, .. } = &mut self.groups[no.0 as usize];
+            let Some(moved) = dispatch.next_frontier(cursor, limit) else { continue };
+            let mut row = |position, kind| {
+                let (attempts, releases) = (0, 0);
+                let row = Settlement { group: no, position, attempts, releases, kind };
+                self.proposals.settles.push(&row);
+            };
+            for position in moved.passed {
+                row(position, SettleKind::Passed);
+            }
+            row(moved.to, SettleKind::Frontier);
         }
+    }
+
+    /// Bytes that [`Self::propose_frontiers`] may add.
+    pub(super) fn frontier_bytes(&self) -> usize {
+        self.proposals.settled_groups.len() * (PASS_AT_ONCE + 1) * SettleBuilder::ROW_BYTES
     }
 
     /// What an applied settlement means to the leader's leases and timers.

@@ -17,6 +17,8 @@ const ACKED: u8 = 1;
 const RETRY: u8 = 2;
 const RELEASED: u8 = 3;
 const DEAD: u8 = 4;
+const PASSED: u8 = 5;
+const FRONTIER: u8 = 6;
 
 /// Why an event became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +61,10 @@ pub enum SettleKind<'a> {
         /// The consumer's words, at most `NACK_REASON_BYTES`.
         text: &'a str,
     },
+    /// Not settled, and passed by the frontier that follows in the same entry.
+    Passed,
+    /// No event's: the group's frontier moves here.
+    Frontier,
 }
 
 /// What became of one event for one group.
@@ -84,6 +90,9 @@ pub struct SettleBuilder {
 }
 
 impl SettleBuilder {
+    /// Bytes of a row.
+    pub const ROW_BYTES: usize = SETTLEMENT_BYTES;
+
     /// An empty one.
     #[must_use]
     pub fn new() -> Self {
@@ -100,6 +109,8 @@ impl SettleBuilder {
             SettleKind::Retry { not_before_ms } => (RETRY, not_before_ms, 0, ""),
             SettleKind::Released => (RELEASED, 0, 0, ""),
             SettleKind::Dead { reason, text } => (DEAD, 0, reason as u8, text),
+            SettleKind::Passed => (PASSED, 0, 0, ""),
+            SettleKind::Frontier => (FRONTIER, 0, 0, ""),
         };
         let text_start = body::push_text(&mut self.text, text);
         self.rows.push(fb::Settlement::new(
@@ -131,7 +142,7 @@ impl SettleBuilder {
     /// Bytes the body would have by now, rounded up a little.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        self.rows.len() * SETTLEMENT_BYTES + self.text.len() + body::TABLE_BYTES
+        self.rows.len() * Self::ROW_BYTES + self.text.len() + body::TABLE_BYTES
     }
 
     /// The body; the builder is empty again.
@@ -170,7 +181,7 @@ impl SettleLayout {
             let row = fb::Settlement(body::row(bytes, layout.rows, i));
             body::text_in(bytes, layout.text, row.text_start(), u32::from(row.text_len()))?;
             let known = match row.kind() {
-                ACKED | RETRY | RELEASED => row.reason() == 0,
+                ACKED | RETRY | RELEASED | PASSED | FRONTIER => row.reason() == 0,
                 DEAD => DeadReason::from_number(row.reason()).is_some(),
                 _ => false,
             };
@@ -222,6 +233,8 @@ impl<'a> SettleView<'a> {
                 reason: DeadReason::from_number(row.reason()).expect("checked when verified"),
                 text: body::text_at(self.bytes, self.layout.text, row.text_start(), text_len),
             },
+            PASSED => SettleKind::Passed,
+            FRONTIER => SettleKind::Frontier,
             kind => unreachable!("kind {kind} was refused when the body was verified"),
         };
         Settlement {
