@@ -55,6 +55,11 @@ id!(
     u32
 );
 id!(
+    /// A due run or due index of one partition, from 1. Given once; the number is its file's name.
+    RunNo,
+    u64
+);
+id!(
     /// A client connection (or one stream of the gRPC bridge) on the shard that serves it.
     /// Unique for the life of the process within that shard.
     SessionId,

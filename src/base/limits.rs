@@ -125,6 +125,16 @@ pub const READ_BYTES: usize = MIB;
 pub const FILL_STEP_MIN: u64 = MIB as u64;
 /// Largest step of zero-filling, bytes.
 pub const FILL_STEP_MAX: u64 = 32 * MIB as u64;
+/// A block of a run is closed before it outgrows this, bytes; a larger record has one of its own.
+pub const RUN_BLOCK_BYTES: usize = 64 * KIB;
+/// Largest block of a run, bytes: the largest record, its row and the block's head fit.
+pub const RUN_BLOCK_BYTES_MAX: usize = PAYLOAD_BYTES + 32 * KIB;
+/// Bytes of a finished run part that a merge leaves with its writer before it waits for the driver.
+pub const RUN_OUTPUT_BYTES: usize = MIB;
+/// Whole blocks that a merge reads of one run at once, bytes (one larger block may come alone).
+pub const RUN_READ_BYTES: usize = 256 * KIB;
+/// Runs that one merge takes in.
+pub const RUN_MERGE_INPUTS: usize = 64;
 /// Retries of an event before it is a dead letter, at most configurable.
 pub const RETRIES_MAX: u32 = 1_000;
 
@@ -144,3 +154,6 @@ const _: () = assert!(CREDIT_DEFAULT <= CREDIT_MAX);
 const _: () = assert!(ENTRY_BODY_BYTES as u64 + MIB as u64 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
 const _: () = assert!(FILL_STEP_MIN <= FILL_STEP_MAX);
+const _: () = assert!(RUN_BLOCK_BYTES < RUN_BLOCK_BYTES_MAX && RUN_BLOCK_BYTES <= RUN_READ_BYTES);
+const _: () =
+    assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + 8 * KIB < RUN_BLOCK_BYTES_MAX);
