@@ -133,8 +133,10 @@ pub const RUN_BLOCK_BYTES_MAX: usize = PAYLOAD_BYTES + 32 * KIB;
 pub const RUN_OUTPUT_BYTES: usize = MIB;
 /// Whole blocks that a merge reads of one run at once, bytes (one larger block may come alone).
 pub const RUN_READ_BYTES: usize = 256 * KIB;
-/// Runs that one merge takes in.
-pub const RUN_MERGE_INPUTS: usize = 64;
+/// Runs that one merge takes in: each may hold a block of the largest record in memory.
+pub const RUN_MERGE_INPUTS: usize = 16;
+/// Bytes of blocks in memory above which a merge reads nothing ahead.
+pub const RUN_MERGE_BYTES: usize = 16 * MIB;
 /// Retries of an event before it is a dead letter, at most configurable.
 pub const RETRIES_MAX: u32 = 1_000;
 

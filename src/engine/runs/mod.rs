@@ -29,12 +29,15 @@ pub mod directory;
 mod due_source;
 pub mod file;
 mod memory_index;
+pub mod merge;
 pub mod part;
 pub mod record;
 pub mod writer;
 
 #[cfg(test)]
 mod file_test;
+#[cfg(test)]
+mod merge_test;
 #[cfg(test)]
 mod model;
 
@@ -43,6 +46,7 @@ pub use directory::{Directory, TopicSlice};
 pub use due_source::{DueEvent, DueSource};
 pub use file::{Extent, Footer, HEADER};
 pub use memory_index::MemoryIndex;
+pub use merge::{Merge, MergeFault, MergeProgress, MergeRead};
 pub use part::{RunFault, RunHead, RunIds, RunKind};
 pub use record::{RunKey, RunRecord};
 pub use writer::{RunChunk, RunWriter};
