@@ -188,6 +188,74 @@ fn blocks_are_full_and_the_directory_small() {
     assert!(full, "blocks are filled up to their target");
 }
 
+fn footer_of(file: &Bytes, ids: &RunIds) -> Footer {
+    let len = file.len() as u64;
+    Footer::decode(&slice(file, Footer::extent(len).unwrap()), ids, len).unwrap()
+}
+
+/// The file's directory with some bytes changed and its CRCs made right.
+fn forged_directory(file: &Bytes, ids: &RunIds, at: usize, bytes: &[u8]) -> Result<(), RunFault> {
+    let footer = footer_of(file, ids);
+    let mut forged = slice(file, footer.directory).to_vec();
+    forged[at..at + bytes.len()].copy_from_slice(bytes);
+    reseal(&mut forged);
+    Directory::decode(&forged, &footer).map(|_| ())
+}
+
+#[test]
+fn a_directory_must_agree_with_itself() {
+    let head = small_head(RunKind::Carried);
+    let (file, _) = write(head, &small(RunKind::Carried));
+    let changed = |at, bytes: &[u8]| forged_directory(&file, &head.ids, at, bytes);
+    assert_eq!(changed(0, b"CDBr"), Ok(()));
+    let (block, first, second) = (96, 96 + 24, 96 + 24 + 40);
+    let field = RunFault::Field;
+    let row = RunFault::Row;
+    let late = 1_763_800_000_001_u64.to_le_bytes();
+    let early = 1_763_799_999_999_u64.to_le_bytes();
+    let cases: [(&str, usize, &[u8], RunFault); 21] = [
+        ("kind", 7, &[2], RunFault::Foreign),
+        ("first_offset", 32, &[20], field),
+        ("blocks", 48, &[2], field),
+        ("topics", 52, &[1], field),
+        ("tombstones", 56, &[5], field),
+        ("reserved", 64, &[1], field),
+        ("block len", block + 4, &[0], row(0)),
+        ("block len, shorter than the file", block + 4, &[2], field),
+        ("block len, over the limit", block + 4, &[0xff, 0xff], row(0)),
+        ("block count", block + 6, &[0], row(0)),
+        ("block count, another sum", block + 6, &[5], field),
+        ("block topic", block, &[2], row(0)),
+        ("block due", block + 8, &late, row(0)),
+        ("topic order", second, &[1], row(1)),
+        ("topic first_block", second + 4, &[1], row(1)),
+        ("topic last_block", second + 8, &[1], row(1)),
+        ("topic records", second + 12, &[0], row(1)),
+        ("topic records, another sum", first + 12, &[2], field),
+        ("topic first_due", first + 16, &early, row(0)),
+        ("topic last_due", second + 24, &early, row(1)),
+        ("topic last_offset", second + 32, &[19], row(1)),
+    ];
+    for (what, at, bytes, fault) in cases {
+        assert_eq!(changed(at, bytes), Err(fault), "{what}");
+    }
+}
+
+#[test]
+fn every_block_is_of_a_topic() {
+    // Topic 1 has blocks 0 and 1, topic 2 has block 2.
+    let large = |topic, due| Owned::carried(key(topic, due, 1), b"id", b"", &vec![1; 60_000]);
+    let (file, directory) =
+        write(head(1, RunKind::Carried), &[large(1, 5), large(1, 6), large(2, 5)]);
+    assert_eq!(directory.blocks(), 3);
+    let (ids, first) = (directory.head().ids, 96 + 3 * 24);
+    let changed = |at, bytes: &[u8]| forged_directory(&file, &ids, at, bytes);
+    assert_eq!(changed(first + 8, &[1]), Ok(()));
+    assert_eq!(changed(first + 8, &[0]), Err(RunFault::Row(1)), "block 1 is of none");
+    assert_eq!(changed(first + 8, &[2]), Err(RunFault::Row(0)), "block 2 is another's");
+    assert_eq!(changed(first + 24, &[5]), Err(RunFault::Row(0)), "ends before its last block");
+}
+
 /// Where a reader finds the topic's first event strictly behind `after`.
 fn first_behind(
     file: &Bytes,
@@ -216,7 +284,7 @@ fn check_search(file: &Bytes, directory: &Directory, all: &[Owned], probe: RunKe
     assert_eq!(first_behind(file, directory, topic, after).as_ref(), expected);
     let first = all.iter().find(|r| r.key.topic == topic);
     match (expected, directory.next_due(topic, after)) {
-        (None, due) => assert_eq!(due, None),
+        (None, due) => assert_eq!((due, directory.block_for(topic, after)), (None, None)),
         (Some(record), None) => panic!("{:?} is not seen", record.key),
         (Some(record), Some(due)) => {
             assert!(after.due <= due && due <= record.key.position.due);
@@ -243,6 +311,9 @@ fn check_sums(directory: &Directory, all: &[Owned]) {
         assert!(own.iter().all(|record| record.key.topic == slice.topic));
         assert_eq!(slice.first_due, own[0].key.position.due);
         assert_eq!(slice.last, own[own.len() - 1].key.position);
+        let first = directory.block_of(&own[0].key);
+        let walk = std::iter::successors(first, |at| directory.block_behind(slice.topic, *at));
+        assert!(walk.eq(slice.blocks()), "a walk through the topic's blocks ends with them");
         rest = behind;
     }
     assert!(rest.is_empty(), "every record is of a topic");
@@ -316,9 +387,7 @@ proptest! {
     ) {
         let all = records(seed, RunKind::Carried, 60, 4);
         let (file, directory) = write(head(1, RunKind::Carried), &all);
-        let len = file.len() as u64;
-        let end = slice(&file, Footer::extent(len).unwrap());
-        let footer = Footer::decode(&end, &directory.head().ids, len).unwrap();
+        let footer = footer_of(&file, &directory.head().ids);
         let mut forged = slice(&file, footer.directory).to_vec();
         for (at, byte) in changes {
             forged[at] = byte;
