@@ -188,6 +188,47 @@ fn blocks_are_full_and_the_directory_small() {
     assert!(full, "blocks are filled up to their target");
 }
 
+#[test]
+fn a_block_must_agree_with_itself() {
+    let head = small_head(RunKind::Carried);
+    let (file, directory) = write(head, &small(RunKind::Carried));
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut forged = slice(&file, directory.extent(0)).to_vec();
+        forged[at..at + bytes.len()].copy_from_slice(bytes);
+        reseal(&mut forged);
+        Block::decode(forged.into(), &head, 0).map(|block| block.len())
+    };
+    assert_eq!(changed(0, b"CDBr"), Ok(4));
+    let (first, second, tombstone) = (96, 96 + 64, 96 + 2 * 64);
+    let (field, row) = (RunFault::Field, RunFault::Row);
+    let cases: [(&str, usize, &[u8], RunFault); 21] = [
+        ("kind", 7, &[2], RunFault::Foreign),
+        ("number", 20, &[1], RunFault::Foreign),
+        ("first topic", 32, &[2], field),
+        ("first due", 40, &[1], field),
+        ("first offset", 48, &[18], field),
+        ("no record", 36, &[0], field),
+        ("a record less", 36, &[3], field),
+        ("more records than bytes", 36, &[0xff; 4], field),
+        ("reserved field", 56, &[1], field),
+        ("body_len, the rest is no padding", 84, &[0x46], field),
+        ("body_len, more than the rows have", 84, &[0x48], field),
+        ("flags", first + 4, &[4], row(0)),
+        ("reserved byte", first + 5, &[1], row(0)),
+        ("offset, of another run", first + 16, &[15], row(0)),
+        ("offset, not behind the one before", second + 16, &[17], row(1)),
+        ("schedule_ts behind due", first + 24, &[0xff; 8], row(0)),
+        ("start", first + 52, &[1], row(0)),
+        ("payload_len", first + 56, &[6], row(1)),
+        ("payload_len, beyond the block", first + 56, &[0xff; 4], row(0)),
+        ("last byte", first + 63, &[1], row(0)),
+        ("a tombstone's append_ts", tombstone + 32, &[1], row(2)),
+    ];
+    for (what, at, bytes, fault) in cases {
+        assert_eq!(changed(at, bytes), Err(fault), "{what}");
+    }
+}
+
 fn footer_of(file: &Bytes, ids: &RunIds) -> Footer {
     let len = file.len() as u64;
     Footer::decode(&slice(file, Footer::extent(len).unwrap()), ids, len).unwrap()
