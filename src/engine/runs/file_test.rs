@@ -309,9 +309,12 @@ fn first_behind(
         let block = read_block(file, directory, at).expect("sound");
         let found = block.seek(topic, after);
         if !found.is_empty() {
-            let event = block.due_event(found.start);
-            assert!(event.is_exact && event.position == block.key(found.start).position);
-            return Some(Owned::of(&block.record(found.start)));
+            let (event, record) = (block.due_event(found.start), block.record(found.start));
+            assert_eq!((event.position, event.is_exact), (record.key.position, true));
+            assert_eq!(event.schedule_ts, record.schedule_ts);
+            let payload = block.spans(found.start).payload;
+            assert_eq!(payload.of(block.bytes()), record.payload);
+            return Some(Owned::of(&record));
         }
         next = directory.block_behind(topic, at);
     }
