@@ -89,6 +89,7 @@ impl Driver {
                             term: d.term,
                             position: d.event.position(),
                             attempt: d.attempt,
+                            seal: d.seal,
                         }),
                         verdict: Verdict::Ack,
                     };

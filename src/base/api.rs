@@ -212,6 +212,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// How long the member may take, ms.
     pub ack_timeout_ms: u64,
+    /// See [`DeliveryId::seal`].
+    pub seal: u32,
 }
 
 /// Which partitions a stream reads.
@@ -266,6 +268,8 @@ pub struct DeliveryId {
     pub position: Position,
     /// From 1.
     pub attempt: u32,
+    /// Keyed hash of group and place: nobody else can name a delivery that never was.
+    pub seal: u32,
 }
 
 /// What a member says about a delivery.

@@ -56,6 +56,10 @@ pub struct EngineConfig {
     pub dedup_ttl_ms: u64,
     /// Bytes of records kept in memory per shard, beyond which they are read from the log.
     pub cache_bytes: u64,
+    /// Bytes of a partition's log after which what is due far ahead leaves the memory.
+    pub flush_bytes: u64,
+    /// What is due within this time from now stays in memory, ms.
+    pub horizon_ms: u64,
     /// Events a shard keeps in its in-memory index before it refuses publishes.
     pub index_events: u64,
     /// Commits are decided outside (`Input::Replica`) and not by the partition alone.
@@ -80,6 +84,8 @@ impl Default for EngineConfig {
             max_credit: limits::CREDIT_MAX,
             dedup_ttl_ms: 168 * 3_600_000,
             cache_bytes: 1 << 30,
+            flush_bytes: limits::FLUSH_BYTES,
+            horizon_ms: limits::HORIZON_MS,
             index_events: 100_000_000,
             external_commit: false,
         }

@@ -50,6 +50,12 @@ pub const PARTITIONS_MAX: u16 = 4_096;
 pub const SHARDS_MAX: u16 = 256;
 /// Smallest segment file, bytes: the largest entry and the state entry before it fit.
 pub const SEGMENT_BYTES_MIN: u64 = 32 * MIB as u64;
+/// Least bytes of a partition's log between two flushes.
+pub const FLUSH_BYTES_MIN: u64 = MIB as u64;
+/// Most of them: a flush holds as many.
+pub const FLUSH_BYTES_MAX: u64 = 1024 * MIB as u64;
+/// Furthest that memory looks ahead, ms (24 h).
+pub const HORIZON_MS_MAX: u64 = 86_400_000;
 /// Largest segment file, bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * MIB as u64;
 
@@ -137,6 +143,16 @@ pub const RUN_READ_BYTES: usize = 256 * KIB;
 pub const RUN_MERGE_INPUTS: usize = 16;
 /// Bytes of blocks in memory above which a merge reads nothing ahead.
 pub const RUN_MERGE_BYTES: usize = 16 * MIB;
+/// Bytes of a partition's log after which what is due far ahead is carried into a run.
+pub const FLUSH_BYTES: u64 = 64 * MIB as u64;
+/// Events that are due within this time stay in memory, ms.
+pub const HORIZON_MS: u64 = 60_000;
+/// Topics of a partition whose loads are begun in one turn.
+pub const LOADS: usize = 64;
+/// Jobs of a shard under way at once.
+pub const JOBS: usize = 1;
+/// Runs of one size that are merged into one.
+pub const RUN_FANOUT: usize = 8;
 /// Retries of an event before it is a dead letter, at most configurable.
 pub const RETRIES_MAX: u32 = 1_000;
 
@@ -149,6 +165,7 @@ const _: () = assert!(MESSAGE_ID_BYTES <= u8::MAX as usize, "an id's length is s
 const _: () = assert!(NAME_BYTES <= u8::MAX as usize);
 const _: () = assert!(META_BYTES <= u16::MAX as usize, "meta's length is stored in a u16");
 const _: () = assert!(BATCH_EVENTS <= STEP_EVENTS, "a batch is applied in one step");
+const _: () = assert!(RUN_FANOUT <= RUN_MERGE_INPUTS);
 const _: () = assert!(ENTRY_TARGET_BYTES <= ENTRY_BODY_BYTES);
 const _: () = assert!(ENTRY_BODY_BYTES <= OPEN_ENTRY_BYTES, "the largest batch is accepted");
 const _: () = assert!(CREDIT_MAX as usize <= GROUP_UNSETTLED, "one member can use its credit");

@@ -133,6 +133,17 @@ pub struct ServeArgs {
     #[arg(help_heading = "Time and delivery")]
     pub wheel_memory: Option<Size>,
 
+    /// Events that are due later than this from now leave the memory: a run on disk carries them
+    /// until their time nears [default: 60s]
+    #[arg(long, value_name = "TIME", env = "CHRONOS_HORIZON", hide_env_values = true)]
+    #[arg(help_heading = "Time and delivery")]
+    pub horizon: Option<Lasting<0>>,
+
+    /// Bytes of a partition's log after which such events are carried into a run [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "CHRONOS_FLUSH_SIZE", hide_env_values = true)]
+    #[arg(help_heading = "Time and delivery")]
+    pub flush_size: Option<Size>,
+
     /// Time that a consumer has for a delivery before it is delivered again [default: 30s]
     #[arg(long, value_name = "TIME", env = "CHRONOS_ACK_TIMEOUT", hide_env_values = true)]
     #[arg(help_heading = "Time and delivery")]
@@ -205,8 +216,8 @@ impl ServeArgs {
             node_id, data_dir, grpc_addr, http_addr, native_addr, insecure, reflection, shards,
             partitions, segment_size, index_interval, fsync_mode, flush_interval,
             allow_buffered_io, dedup_ttl, retention_max_age_hours, retention_max_size_gb, tick_ms,
-            wheel_size, wheel_memory, ack_timeout, max_retries, retry_backoff, max_credits,
-            log_format, log_level,
+            wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
+            max_credits, log_format, log_level,
         })
     }
 

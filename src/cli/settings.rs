@@ -168,14 +168,19 @@ fn engine(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<EngineConfig, 
             default.dedup_ttl_ms,
             1_000..=3_660 * DAY_MS,
         )?,
-        cache_bytes: size_within(
-            "--wheel-memory",
-            args.wheel_memory,
-            default.cache_bytes,
-            16 * MIB..=1 << 44,
-        )?,
-        ..no_effect(args, warnings, default)
+        ..memory(args, no_effect(args, warnings, default))?
     })
+}
+
+/// What stays in memory, and for how long.
+fn memory(args: &ServeArgs, mut config: EngineConfig) -> Result<EngineConfig, String> {
+    let (given, default) = (args.wheel_memory, config.cache_bytes);
+    config.cache_bytes = size_within("--wheel-memory", given, default, 16 * MIB..=1 << 44)?;
+    let horizon_ms = args.horizon.map_or(config.horizon_ms, |l| l.0);
+    config.horizon_ms = lasting_within("--horizon", horizon_ms, 100..=limits::HORIZON_MS_MAX)?;
+    let range = limits::FLUSH_BYTES_MIN..=limits::FLUSH_BYTES_MAX;
+    config.flush_bytes = size_within("--flush-size", args.flush_size, config.flush_bytes, range)?;
+    Ok(config)
 }
 
 fn fsync(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<FsyncMode, String> {

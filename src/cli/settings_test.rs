@@ -62,6 +62,10 @@ fn every_number_is_taken_at_its_limits_and_refused_beyond() {
         out Lasting(999), Lasting(3_660 * 24 * hour + 1));
     limits_of!("--wheel-memory", wheel_memory, low Size(16 << 20), high Size(1 << 44),
         out Size((16 << 20) - 1), Size((1 << 44) + 1));
+    limits_of!("--horizon", horizon, low Lasting(100), high Lasting(24 * hour),
+        out Lasting(99), Lasting(24 * hour + 1));
+    limits_of!("--flush-size", flush_size, low Size(1 << 20), high Size(1 << 30),
+        out Size((1 << 20) - 1), Size((1 << 30) + 1));
 }
 
 #[test]

@@ -159,6 +159,9 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("dead_letters", "Events that used up their attempts", |s| s.dead),
     ("wal_reads", "Reads of the log", |s| s.reads),
     ("events_replayed", "Events replayed", |s| s.replayed),
+    ("jobs", "Flushes and merges of runs begun", |s| s.jobs),
+    ("loads", "Loads of runs whose events are due soon", |s| s.loads),
+    ("events_loaded", "Events loaded from runs", |s| s.loaded),
     // A failed write or sync stops the process: a page that can be read says 0.
     ("wal_flush_errors", "Writes or syncs of the log that failed", |_| 0),
 ];
@@ -167,7 +170,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
 const ENGINE_GAUGES: &[(&str, &str, OfEngine)] = &[
     ("scheduler_active_timers", "Events that are not due yet", |s| s.pending),
     ("scheduler_ready_events", "Events due and waiting for a member", |s| s.ready),
-    ("scheduler_cold_store_entries", "Pending events that are only on disk", |_| 0),
+    ("scheduler_cold_store_entries", "Pending events that are only on disk", |s| s.on_disk),
     ("deliveries_in_flight", "Deliveries that are neither settled nor expired", |s| s.in_flight),
     ("subscriptions", "Open subscriptions and replays", |s| s.subscriptions),
     ("requests_open", "Requests without an answer", |s| s.open_requests),
@@ -191,6 +194,10 @@ const DRIVER_TOTALS: &[(&str, &str, OfDriver)] = &[
     ("wal_read_bytes", "Bytes read from logs", |c| c.log_read_bytes),
     ("wal_zero_filled_bytes", "Bytes of logs filled with zeros ahead of use", |c| c.log_fill_bytes),
     ("wal_syncs", "Syncs of logs", |c| c.log_syncs),
+    ("run_written_bytes", "Bytes of runs written", |c| c.run_write_bytes),
+    ("run_reads", "Blocks of runs read", |c| c.run_reads),
+    ("run_read_bytes", "Bytes of those", |c| c.run_read_bytes),
+    ("job_read_bytes", "Bytes that flushes and merges have read", |c| c.job_read_bytes),
 ];
 
 const DRIVER_GAUGES: &[(&str, &str, OfDriver)] = &[

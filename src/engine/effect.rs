@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::input::HardState;
+use super::jobs::JobSpec;
 use super::mesh::MeshMessage;
 use crate::base::api::{Delivery, Replayed, Reply};
-use crate::base::ids::{Caller, Index, PartitionId, ShardId, SubscriptionId};
+use crate::base::ids::{Caller, Index, PartitionId, RunNo, ShardId, SubscriptionId};
 
 /// One thing to be done.
 #[derive(Debug)]
@@ -103,6 +104,33 @@ pub enum Effect {
         position: u64,
         /// Bytes, a multiple of 4 KiB; the file may end before.
         len: u64,
+    },
+    /// Run a job beside everything else; answered by `JobDone`. One at a time per partition.
+    StartJob {
+        /// Whose.
+        partition: PartitionId,
+        /// What to do.
+        job: JobSpec,
+    },
+    /// Read from a run; answered by `ReadDone`.
+    ReadRun {
+        /// Whose run.
+        partition: PartitionId,
+        /// Number of the read.
+        read: u64,
+        /// Which run.
+        run: RunNo,
+        /// First byte, a multiple of 4 KiB.
+        position: u64,
+        /// Bytes, a multiple of 4 KiB.
+        len: u64,
+    },
+    /// Remove the file of a run: nothing needs it any more.
+    RemoveRun {
+        /// Whose run.
+        partition: PartitionId,
+        /// Which run.
+        run: RunNo,
     },
     /// Make all bytes of a segment and its length durable; answered by `Synced`.
     Sync {

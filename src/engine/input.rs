@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::jobs::JobOutcome;
 pub use super::log::segment::SegmentFile;
 use super::mesh::MeshMessage;
 pub use super::replica::HardState;
@@ -69,6 +70,13 @@ pub enum Input {
         read: u64,
         /// What lies there.
         data: Bytes,
+    },
+    /// The partition's job is over. What it wrote is durable.
+    JobDone {
+        /// Whose job.
+        partition: PartitionId,
+        /// What came of it.
+        outcome: JobOutcome,
     },
     /// The segment is zero-filled up to `end`, durably.
     Filled {

@@ -20,7 +20,9 @@ pub mod delivery;
 pub mod effect;
 pub mod flow;
 pub mod front;
+pub mod horizon;
 pub mod input;
+pub mod jobs;
 pub mod log;
 pub mod log_clock;
 pub mod mesh;
@@ -63,6 +65,8 @@ pub struct Engine {
     front: Front,
     local: VecDeque<MeshMessage>,
     stats: EngineStats,
+    /// Jobs under way.
+    jobs: usize,
     /// More is due than the last step could handle.
     behind: bool,
     draining: bool,
@@ -85,6 +89,7 @@ impl Engine {
             partitions,
             front: Front::default(),
             local: VecDeque::new(),
+            jobs: 0,
             stats: EngineStats::default(),
             behind: false,
             draining: false,
@@ -93,8 +98,8 @@ impl Engine {
 
     /// Takes one input; what is to be done is appended to `effects`, in order.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
-        let Self { config, shard, partitions, front, local, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, stats };
+        let Self { config, shard, partitions, front, local, jobs, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, jobs, stats };
         let step = &mut step;
         match input {
             Input::Mount { partition, segments, hard_state } => {
@@ -111,6 +116,9 @@ impl Engine {
             }
             Input::ReadDone { partition, read, data } => {
                 own(partitions, partition).read_done(step, read, &data);
+            }
+            Input::JobDone { partition, outcome } => {
+                own(partitions, partition).job_done(step, outcome);
             }
             Input::Filled { partition, segment, end } => {
                 own(partitions, partition).filled(step, segment, end);
@@ -136,6 +144,7 @@ impl Engine {
             }
             Input::TurnEnd => {
                 for partition in partitions.values_mut() {
+                    partition.horizon_on(step);
                     partition.offer_dirty(step);
                 }
                 hear_all(front, partitions, step);
@@ -150,8 +159,8 @@ impl Engine {
                 self.draining = true;
             }
         }
-        let Self { config, shard, partitions, front, local, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, stats };
+        let Self { config, shard, partitions, front, local, jobs, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, jobs, stats };
         hear_all(front, partitions, &mut step);
     }
 
@@ -162,7 +171,8 @@ impl Engine {
         if self.behind || self.partitions.values().any(dirty) {
             return Some(now.boot_us);
         }
-        let own = self.partitions.values().filter_map(|partition| partition.next_deadline(now));
+        let horizon_ms = self.config.horizon_ms;
+        let own = self.partitions.values().filter_map(|p| p.next_deadline(now, horizon_ms));
         own.chain(self.front.next_pace_us(now)).min()
     }
 
@@ -188,6 +198,7 @@ impl Engine {
         stats.open_requests = front.open_requests() as u64;
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
+        stats.on_disk = 0;
         stats.high_watermarks.clear();
         stats.groups.clear();
         for partition in partitions.values() {

@@ -24,6 +24,7 @@ use super::flow::commit::Writes;
 use super::flow::fire::{Due, Timer};
 use super::flow::recover::Phase;
 use super::flow::roll::Roll;
+use super::horizon::Horizon;
 use super::log::{
     Body, Content, EntryHeader, Ids, NewGroup, Place, PublishView, RecordCache, SparseIndex, Tail,
 };
@@ -83,6 +84,7 @@ pub struct Partition {
     pub(super) sparse: SparseIndex,
     pub(super) cache: RecordCache,
     pub(super) segments: Vec<(Index, u64)>,
+    pub(super) horizon: Horizon,
     pub(super) writes: Writes,
     pub(super) roll: Roll,
     pub(super) chain: u32,
@@ -127,6 +129,7 @@ impl Partition {
             sparse: SparseIndex::new(config.index_interval_bytes),
             cache: RecordCache::new(config.cache_bytes / owned),
             segments: Vec::new(),
+            horizon: Horizon::new(config.cache_bytes / owned / 4),
             writes: Writes::default(),
             roll: Roll::None,
             chain: 0,
@@ -257,7 +260,7 @@ impl Partition {
             high_watermark: self.applied_end,
             segment_count: self.segments.len() as u32,
             disk_usage_bytes: self.segments.iter().map(|(_, bytes)| bytes).sum(),
-            pending: self.wheel.len() as u64,
+            pending: self.wheel.len() as u64 + self.horizon.unarmed + self.horizon.on_disk,
             ready,
             in_flight,
             read_only: matches!(self.phase, Phase::ReadOnly(_)),
@@ -266,7 +269,7 @@ impl Partition {
 
     /// Events in the in-memory index.
     pub(super) fn indexed(&self) -> u64 {
-        self.applied_end.0
+        self.applied_end.0 - self.horizon.on_disk
     }
 
     /// Per group: all applied events of its topic, by where they stand. Walks every event.
@@ -276,10 +279,10 @@ impl Partition {
             let mut audit = GroupAudit {
                 group: group.name.clone(),
                 topic: topic.name.clone(),
-                applied: 0,
+                applied: topic.disk.count,
                 settled: 0,
                 unsettled: group.cursor.unsettled().len() as u64,
-                beyond: 0,
+                beyond: topic.disk.count,
             };
             let own = topic.axis.after(Position::START).filter(|e| group.admits(e.position));
             for event in own {

@@ -33,6 +33,14 @@ pub struct EngineStats {
     pub reads: u64,
     /// Events replayed.
     pub replayed: u64,
+    /// Flushes and merges begun.
+    pub jobs: u64,
+    /// Loads of what is due soon out of runs.
+    pub loads: u64,
+    /// Events that came back into memory by them.
+    pub loaded: u64,
+    /// Events that are in runs only, now.
+    pub on_disk: u64,
     /// Events not due yet, now.
     pub pending: u64,
     /// Events ready or waiting for a later attempt, now, over all groups.
@@ -95,6 +103,10 @@ impl Default for EngineStats {
             dead: 0,
             reads: 0,
             replayed: 0,
+            jobs: 0,
+            loads: 0,
+            loaded: 0,
+            on_disk: 0,
             pending: 0,
             ready: 0,
             in_flight: 0,

@@ -23,6 +23,8 @@ pub struct Step<'a> {
     pub effects: &'a mut Vec<Effect>,
     /// Messages to the own shard, handled before the step ends.
     pub local: &'a mut VecDeque<MeshMessage>,
+    /// Jobs of the shard that are under way.
+    pub jobs: &'a mut usize,
     /// Counters.
     pub stats: &'a mut EngineStats,
 }

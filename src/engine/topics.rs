@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::horizon::OnDisk;
 use super::runs::MemoryIndex;
 use crate::base::ids::{GroupNo, TopicNo};
 
@@ -13,8 +14,10 @@ use crate::base::ids::{GroupNo, TopicNo};
 pub struct Topic {
     /// Its name, shared with every event handed out.
     pub name: Arc<str>,
-    /// Its applied events in due order.
+    /// Its applied events in due order, but for those that are in runs only.
     pub axis: MemoryIndex,
+    /// What is in runs only.
+    pub disk: OnDisk,
     /// Groups that consume it here.
     pub groups: Vec<GroupNo>,
 }
@@ -48,7 +51,8 @@ impl Topics {
         let name: Arc<str> = Arc::from(name);
         let before = self.numbers.insert(name.clone(), no);
         assert!(before.is_none(), "a topic is defined once");
-        self.list.push(Topic { name, axis: MemoryIndex::default(), groups: Vec::new() });
+        let (axis, disk) = (MemoryIndex::default(), OnDisk::default());
+        self.list.push(Topic { name, axis, disk, groups: Vec::new() });
     }
 
     /// The topic with this number, which an applied entry has defined.

@@ -29,7 +29,7 @@ use super::directory::partition_path;
 use super::inbox::Inbox;
 use super::mount::{STATE_FILE, encode_slot, segment_path};
 use super::stats::Counters;
-use crate::base::ids::{Index, PartitionId};
+use crate::base::ids::{Index, PartitionId, RunNo};
 use crate::base::size::{BLOCK, block_floor};
 use crate::base::time::Now;
 use crate::engine::{HardState, Input};
@@ -43,11 +43,13 @@ const OPEN_FILES: usize = 256;
 
 /// The disk as one shard sees it.
 pub(super) struct Disk {
-    data: PathBuf,
-    direct: bool,
-    inbox: Rc<Inbox>,
-    counters: Rc<Counters>,
+    pub(super) data: PathBuf,
+    pub(super) direct: bool,
+    pub(super) inbox: Rc<Inbox>,
+    pub(super) counters: Rc<Counters>,
     files: RefCell<BTreeMap<FileKey, Rc<File>>>,
+    /// Open files of runs (`jobs`).
+    pub(super) runs: RefCell<BTreeMap<(PartitionId, RunNo), Rc<File>>>,
     queues: RefCell<BTreeMap<PartitionId, Rc<Queue>>>,
     zeros: RefCell<Option<Rc<DmaBuffer>>>,
 }
@@ -56,7 +58,7 @@ pub(super) struct Disk {
 type FileKey = (PartitionId, Index, Durable);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Durable {
+pub(super) enum Durable {
     No,
     Yes,
 }
@@ -105,6 +107,7 @@ impl Disk {
             inbox,
             counters,
             files: RefCell::default(),
+            runs: RefCell::default(),
             queues: RefCell::default(),
             zeros: RefCell::default(),
         })
@@ -254,7 +257,7 @@ impl Disk {
         self.inbox.push(Input::HardStateSaved { partition });
     }
 
-    async fn sync_directory(&self, partition: PartitionId) {
+    pub(super) async fn sync_directory(&self, partition: PartitionId) {
         let path = partition_path(&self.data, partition);
         let directory = check("open", &path, Directory::open(&path).await);
         check("sync", &path, directory.sync().await);
@@ -285,7 +288,7 @@ impl Disk {
     }
 
     /// The open file of a segment, opened now if need be.
-    async fn file(&self, key: FileKey) -> Rc<File> {
+    pub(super) async fn file(&self, key: FileKey) -> Rc<File> {
         if let Some(file) = self.files.borrow().get(&key) {
             return file.clone();
         }
@@ -311,13 +314,13 @@ impl Extent {
 }
 
 /// A buffer of the kind its file wants.
-enum Buffer {
+pub(super) enum Buffer {
     Direct(DmaBuffer),
     Buffered(Vec<u8>),
 }
 
 impl Buffer {
-    fn zeroed(direct: bool, len: u64) -> Self {
+    pub(super) fn zeroed(direct: bool, len: u64) -> Self {
         if !direct {
             return Self::Buffered(vec![0; len as usize]);
         }
@@ -333,7 +336,7 @@ impl Buffer {
         }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
         match self {
             Self::Direct(buffer) => buffer.as_bytes_mut(),
             Self::Buffered(buffer) => buffer,
@@ -348,17 +351,17 @@ fn zeros() -> Rc<DmaBuffer> {
 }
 
 /// An open file and its name for errors. Its operations stop the process where they fail.
-enum File {
+pub(super) enum File {
     Direct(DmaFile, PathBuf),
     Buffered(BufferedFile, PathBuf),
 }
 
 impl File {
-    async fn open(path: &Path, direct: bool, durable: Durable) -> Self {
+    pub(super) async fn open(path: &Path, direct: bool, durable: Durable) -> Self {
         check("open", path, Self::try_open(path, direct, durable, false).await)
     }
 
-    async fn try_open(
+    pub(super) async fn try_open(
         path: &Path,
         direct: bool,
         durable: Durable,
@@ -387,7 +390,11 @@ impl File {
         }
     }
 
-    async fn try_write(&self, buffer: Buffer, position: u64) -> Result<usize, GlommioError<()>> {
+    pub(super) async fn try_write(
+        &self,
+        buffer: Buffer,
+        position: u64,
+    ) -> Result<usize, GlommioError<()>> {
         match (self, buffer) {
             (Self::Direct(file, _), Buffer::Direct(buffer)) => {
                 file.write_at(buffer, position).await
@@ -400,7 +407,7 @@ impl File {
     }
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
-    async fn read(&self, position: u64, len: usize) -> Bytes {
+    pub(super) async fn read(&self, position: u64, len: usize) -> Bytes {
         let mut data = BytesMut::new();
         while data.len() < len {
             let (at, left) = (position + data.len() as u64, len - data.len());
@@ -422,7 +429,7 @@ impl File {
         data.freeze()
     }
 
-    async fn sync(&self) {
+    pub(super) async fn sync(&self) {
         match self {
             Self::Direct(file, path) => check("sync", path, file.fdatasync().await),
             Self::Buffered(file, path) => check("sync", path, file.fdatasync().await),
@@ -451,26 +458,26 @@ impl File {
     }
 }
 
-fn run(task: impl Future<Output = ()> + 'static) {
+pub(super) fn run(task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(task).detach();
 }
 
-fn check<T, E: Display>(doing: &str, path: &Path, result: Result<T, E>) -> T {
+pub(super) fn check<T, E: Display>(doing: &str, path: &Path, result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| fatal(doing, path, &error.to_string()))
 }
 
-fn is_full(error: &GlommioError<()>) -> bool {
+pub(super) fn is_full(error: &GlommioError<()>) -> bool {
     let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
     full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-async fn wait_for_space(path: &Path) {
+pub(super) async fn wait_for_space(path: &Path) {
     tracing::warn!(path = %path.display(), "the disk is full: waiting for space");
     sleep(Duration::from_millis(FULL_PAUSE_MS)).await;
 }
 
 /// Stops the process: what the disk holds is not known any more, and only a new start finds out.
-fn fatal(doing: &str, path: &Path, error: &str) -> ! {
+pub(super) fn fatal(doing: &str, path: &Path, error: &str) -> ! {
     let path = path.display();
     tracing::error!(%path, error, "cannot {doing} the log: stopping");
     eprintln!("chronosdb: cannot {doing} {path}: {error}; stopping, for its state is not known");

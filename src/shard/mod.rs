@@ -14,6 +14,7 @@ pub mod directory;
 mod disk;
 mod gate;
 mod inbox;
+mod jobs;
 mod ledger;
 mod listener;
 mod mesh;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! p-00000/00000000000000000001.seg   a segment of the log, named by the index of its first entry
+//! p-00000/00000000000000000007.run   what is due far ahead (`jobs`); derived from the log
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
@@ -41,6 +42,17 @@ pub(super) fn segment_path(data: &Path, partition: PartitionId, segment: Index) 
     partition_path(data, partition).join(format!("{:020}.seg", segment.0))
 }
 
+/// Removes runs of an earlier process: whatever they carry is made anew from the log.
+fn remove_runs(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|ending| ending == "run") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the partition's directory and slot file if they are not there, and lists what is.
 pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, DirectoryError> {
     let path = partition_path(data, partition);
@@ -50,6 +62,7 @@ pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, Dire
         create_state(&state)?;
         sync_directory(&path)?;
     }
+    remove_runs(&path).map_err(io_error("remove old runs from", &path))?;
     let mut slots = Vec::new();
     fs::File::open(&state)
         .and_then(|mut file| file.read_to_end(&mut slots))

@@ -198,6 +198,11 @@ impl<F: Fn(Milestone)> Pump<F> {
             Effect::Fill { partition, segment, from, to } => {
                 disk.fill(partition, segment, from, to);
             }
+            Effect::StartJob { partition, job } => disk.start_job(partition, job),
+            Effect::ReadRun { partition, read, run, position, len } => {
+                disk.read_run(partition, read, run, (position, len));
+            }
+            Effect::RemoveRun { partition, run } => disk.remove_run(partition, run),
             Effect::Sync { partition, segment } => disk.sync(partition, segment),
             Effect::CreateSegment { partition, segment } => {
                 disk.in_order(partition, FileOp::Create(segment));

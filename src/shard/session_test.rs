@@ -92,6 +92,7 @@ fn deliver(route: &Rc<Route>, offset: u64, payload: usize, not_before: u64) {
         term: Term(1),
         attempt: 1,
         ack_timeout_ms: 1,
+        seal: 0,
     };
     route.deliver(STREAM, (SubscriptionId(9), 10), "group".into(), vec![delivery], not_before);
 }

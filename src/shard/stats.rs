@@ -69,6 +69,14 @@ pub struct DriverCounts {
     pub log_fill_bytes: u64,
     /// Syncs of logs.
     pub log_syncs: u64,
+    /// Bytes of runs written.
+    pub run_write_bytes: u64,
+    /// Blocks of runs read.
+    pub run_reads: u64,
+    /// Bytes of those.
+    pub run_read_bytes: u64,
+    /// Bytes that jobs have read, from logs and runs.
+    pub job_read_bytes: u64,
 }
 
 /// The counters while they are counted. Shared by the tasks of one executor.

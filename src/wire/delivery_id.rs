@@ -1,9 +1,10 @@
-//! The delivery id: `group:partition:term-due-offset-attempt-number`, all numbers decimal.
+//! The delivery id: `group:partition:term-due-offset-attempt-number-seal`, all numbers decimal.
 //!
 //! It alone tells what is needed to judge an ack, on any connection and core and after a restart,
 //! so no table of deliveries is kept for the sake of acks. In the group `%`, `:` and control
-//! characters are percent-encoded; `number` is the group's number in its partition. Clients take
-//! the id as opaque, but for the partition, which some read from behind the first `:`.
+//! characters are percent-encoded; `number` is the group's number in its partition, and `seal` a
+//! keyed hash that lets the owner believe the rest without looking it up. Clients take the id as
+//! opaque, but for the partition, which some read from behind the first `:`.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::base::limits::{DELIVERY_ID_BYTES, NAME_BYTES};
 
 /// A `u64` in decimal, and the separator before it.
 const NUMBER_BYTES: usize = 21;
-const _: () = assert!(3 * NAME_BYTES + 6 * NUMBER_BYTES <= DELIVERY_ID_BYTES);
+const _: () = assert!(3 * NAME_BYTES + 7 * NUMBER_BYTES <= DELIVERY_ID_BYTES);
 
 /// Formats the ids of one group without allocating: the group is encoded once.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ impl DeliveryIds {
             end += 1;
         }
         end = self.put_number(end, u64::from(delivery.group.0));
+        self.bytes[end] = b'-';
+        end = self.put_number(end + 1, u64::from(delivery.seal));
         &self.bytes[..end]
     }
 
@@ -103,7 +106,8 @@ pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> 
     let due = take_number(&mut rest, Some(b'-'))?;
     let offset = take_number(&mut rest, Some(b'-'))?;
     let attempt = take_number(&mut rest, Some(b'-'))?;
-    let group_no = take_number(&mut rest, None)?;
+    let group_no = take_number(&mut rest, Some(b'-'))?;
+    let seal = take_number(&mut rest, None)?;
     if attempt == 0 {
         return None;
     }
@@ -114,6 +118,7 @@ pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> 
         term: Term(term),
         position: Position::new(due, Offset(offset)),
         attempt: u32::try_from(attempt).ok()?,
+        seal: u32::try_from(seal).ok()?,
     })
 }
 
@@ -173,8 +178,8 @@ mod tests {
     use super::*;
     use crate::base::api::{Span, StoredEvent};
 
-    fn delivery(numbers: (u16, u32, u64, u64, u64, u32)) -> Delivery {
-        let (partition, group, term, due, offset, attempt) = numbers;
+    fn delivery(numbers: (u16, u32, u64, u64, u64, u32, u32)) -> Delivery {
+        let (partition, group, term, due, offset, attempt, seal) = numbers;
         let event = StoredEvent {
             body: Bytes::new(),
             message_id: Span::default(),
@@ -188,7 +193,8 @@ mod tests {
             term: Term(1),
             checksum: 0,
         };
-        Delivery { event, group: GroupNo(group), term: Term(term), attempt, ack_timeout_ms: 1 }
+        let (group, term) = (GroupNo(group), Term(term));
+        Delivery { event, group, term, attempt, ack_timeout_ms: 1, seal }
     }
 
     fn format(group: &str, delivery: &Delivery) -> String {
@@ -202,17 +208,18 @@ mod tests {
 
     #[test]
     fn the_form_is_fixed() {
-        let delivery = delivery((3, 9, 2, 1_800_000_000_000, 41, 1));
-        assert_eq!(format("a:b%\n", &delivery), "a%3Ab%25%0A:3:2-1800000000000-41-1-9");
+        let delivery = delivery((3, 9, 2, 1_800_000_000_000, 41, 1, 77));
+        assert_eq!(format("a:b%\n", &delivery), "a%3Ab%25%0A:3:2-1800000000000-41-1-9-77");
     }
 
     #[test]
     fn the_longest_id_can_be_read() {
-        let delivery = delivery((u16::MAX, u32::MAX, u64::MAX, u64::MAX, u64::MAX, u32::MAX));
+        let delivery =
+            delivery((u16::MAX, u32::MAX, u64::MAX, u64::MAX, u64::MAX, u32::MAX, u32::MAX));
         let id = format(&":".repeat(NAME_BYTES), &delivery);
         assert!(id.len() <= DELIVERY_ID_BYTES);
         assert_eq!(read(&id).expect("ours").group.len(), NAME_BYTES);
-        let too_long = format!("{}:1:1-1-1-1-1", "%3A".repeat(NAME_BYTES + 1));
+        let too_long = format!("{}:1:1-1-1-1-1-1", "%3A".repeat(NAME_BYTES + 1));
         assert!(too_long.len() <= DELIVERY_ID_BYTES);
         assert_eq!(read(&too_long), None);
         assert_eq!(read(&"1".repeat(DELIVERY_ID_BYTES + 1)), None);
@@ -220,28 +227,29 @@ mod tests {
 
     #[test]
     fn foreign_ids_are_none_of_ours() {
-        assert!(read("g:1:1-1-1-1-1").is_some());
+        assert!(read("g:1:1-1-1-1-1-1").is_some());
         for id in [
             "",
             ":",
             "g",
             "g:1",
             "g:1:",
-            ":1:1-1-1-1-1",
-            "g:1:1-1-1-1",
-            "g:1:1-1-1-1-1-1",
-            "g:65536:1-1-1-1-1",
+            ":1:1-1-1-1-1-1",
+            "g:1:1-1-1-1-1",
+            "g:1:1-1-1-1-1-1-1",
+            "g:65536:1-1-1-1-1-1",
             "g:+1:1-1-1-1-1",
-            "g:1:1-1-1-0-1",
-            "g:01:1-1-1-1-1",
-            "g:1:1--1-1-1",
-            "g:1:1-1-1-4294967296-1",
-            "g:1:1-1-1-1-4294967296",
-            "g%:1:1-1-1-1-1",
-            "g%4:1:1-1-1-1-1",
-            "g%zz:1:1-1-1-1-1",
-            "%ff:1:1-1-1-1-1",
-            "g:1:18446744073709551616-1-1-1-1",
+            "g:1:1-1-1-0-1-1",
+            "g:01:1-1-1-1-1-1",
+            "g:1:1--1-1-1-1",
+            "g:1:1-1-1-4294967296-1-1",
+            "g:1:1-1-1-1-4294967296-1",
+            "g:1:1-1-1-1-1-4294967296",
+            "g%:1:1-1-1-1-1-1",
+            "g%4:1:1-1-1-1-1-1",
+            "g%zz:1:1-1-1-1-1-1",
+            "%ff:1:1-1-1-1-1-1",
+            "g:1:18446744073709551616-1-1-1-1-1",
         ] {
             assert_eq!(read(id), None, "{id}");
         }
@@ -250,13 +258,13 @@ mod tests {
     #[test]
     fn ids_of_a_group_share_its_name() {
         let mut last = None;
-        let first = parse("g:1:1-1-1-1-1", &mut last).expect("ours");
-        let second = parse("g:2:1-1-1-1-1", &mut last).expect("ours");
+        let first = parse("g:1:1-1-1-1-1-1", &mut last).expect("ours");
+        let second = parse("g:2:1-1-1-1-1-1", &mut last).expect("ours");
         assert!(Arc::ptr_eq(&first.group, &second.group));
         // A name that looks like the encoding of another is not taken for it.
-        let literal = parse("%2541:1:1-1-1-1-1", &mut last).expect("ours");
+        let literal = parse("%2541:1:1-1-1-1-1-1", &mut last).expect("ours");
         assert_eq!(&*literal.group, "%41");
-        assert_eq!(&*parse("%41:1:1-1-1-1-1", &mut last).expect("ours").group, "A");
+        assert_eq!(&*parse("%41:1:1-1-1-1-1-1", &mut last).expect("ours").group, "A");
     }
 
     proptest! {
@@ -265,9 +273,10 @@ mod tests {
             group in "[a-z:%\\x00-\\x1fßü-]{1,60}",
             numbers in any::<(u16, u32, u64, u64, u64)>(),
             attempt in 1..=u32::MAX,
+            seal in any::<u32>(),
         ) {
             let (partition, group_no, term, due, offset) = numbers;
-            let delivery = delivery((partition, group_no, term, due, offset, attempt));
+            let delivery = delivery((partition, group_no, term, due, offset, attempt, seal));
             let id = format(&group, &delivery);
             prop_assert_eq!(id.split(':').count(), 3);
             prop_assert!(!id.chars().any(|c| c.is_ascii_control()));
@@ -277,7 +286,7 @@ mod tests {
             prop_assert_eq!(read.group_no, delivery.group);
             prop_assert_eq!(read.term, delivery.term);
             prop_assert_eq!(read.position, delivery.event.position());
-            prop_assert_eq!(read.attempt, attempt);
+            prop_assert_eq!((read.attempt, read.seal), (attempt, seal));
         }
 
         #[test]

@@ -81,7 +81,8 @@ fn any_event() -> impl Strategy<Value = events::Event> {
 
 fn delivery(event: &events::Event, attempt: u32) -> Delivery {
     let event = stored(event);
-    Delivery { event, group: GroupNo(4), term: Term(9), attempt, ack_timeout_ms: 30_000 }
+    let (group, term) = (GroupNo(4), Term(9));
+    Delivery { event, group, term, attempt, ack_timeout_ms: 30_000, seal: 3 }
 }
 
 fn id_of(group: &str, delivery: &Delivery) -> String {

@@ -10,7 +10,7 @@ use crate::base::ids::{GroupNo, Position, Term};
 use crate::wire::events::{AckRequest, ReplayRequest, SubscribeRequest};
 
 const BOUNDS: Bounds = Bounds { partitions: 16, max_credit: 40_000 };
-const ID: &str = "g:3:2-1000-7-1-4";
+const ID: &str = "g:3:2-1000-7-1-4-55";
 
 fn request() -> SubscribeRequest {
     SubscribeRequest { consumer_group: "g".into(), topic: "t".into(), ..Default::default() }

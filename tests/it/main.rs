@@ -7,6 +7,7 @@
 mod chance;
 mod commands;
 mod delivery;
+mod horizon;
 mod hostile;
 mod http;
 mod idle;

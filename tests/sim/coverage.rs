@@ -2,6 +2,7 @@
 //! many seeds ends with a look at this.
 
 use chronosdb::base::api::{EventOutcome, Reply};
+use chronosdb::engine::jobs::JobSpec;
 use chronosdb::engine::{Effect, Input, ReplicaEvent};
 
 use super::disk::Crash;
@@ -30,6 +31,10 @@ pub struct Coverage {
     pub retries: u64,
     pub mesh_messages: u64,
     pub socket_waits: u64,
+    pub flushes: u64,
+    pub merges: u64,
+    pub run_reads: u64,
+    pub runs_removed: u64,
 }
 
 impl Coverage {
@@ -46,6 +51,10 @@ impl Coverage {
     pub fn effect(&mut self, effect: &Effect) {
         match effect {
             Effect::CreateSegment { .. } => self.segments += 1,
+            Effect::StartJob { job: JobSpec::Flush(_), .. } => self.flushes += 1,
+            Effect::StartJob { job: JobSpec::Merge(_), .. } => self.merges += 1,
+            Effect::ReadRun { .. } => self.run_reads += 1,
+            Effect::RemoveRun { .. } => self.runs_removed += 1,
             Effect::Recovered { report } => {
                 self.torn_logs += u64::from(report.torn_bytes > 0);
                 self.damaged_logs += u64::from(report.rot.is_some());
@@ -88,7 +97,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 21] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 25] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -111,6 +120,10 @@ impl Coverage {
             ("retries", &mut self.retries),
             ("mesh messages", &mut self.mesh_messages),
             ("socket waits", &mut self.socket_waits),
+            ("flushes", &mut self.flushes),
+            ("merges", &mut self.merges),
+            ("run reads", &mut self.run_reads),
+            ("runs removed", &mut self.runs_removed),
         ]
     }
 }

@@ -177,6 +177,14 @@ impl Disk {
         }
     }
 
+    /// Bytes as a job reads them.
+    pub fn peek(&self, partition: PartitionId, segment: Index, position: u64, len: u64) -> Bytes {
+        let live = &self.files[&(partition.0, segment.0)].live;
+        let start = (position as usize).min(live.len());
+        let end = ((position + len) as usize).min(live.len());
+        Bytes::copy_from_slice(&live[start..end])
+    }
+
     /// The process or the machine ends here, with everything in flight.
     pub fn crash(&mut self, crash: Crash) {
         for (_, (op, _)) in std::mem::take(&mut self.flight) {

@@ -3,6 +3,7 @@
 use chronosdb::base::api::Delivery;
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::ids::{Caller, PartitionId, ShardId, SubscriptionId};
+use chronosdb::engine::jobs::Job;
 use chronosdb::engine::{Effect, Input};
 
 use super::disk::{Crash, Op, Write};
@@ -150,6 +151,15 @@ impl World {
             Effect::Read { partition, read, segment, position, len } => {
                 self.ask_disk(Op::Read { partition, read, segment, position, len });
             }
+            Effect::StartJob { partition, job } => {
+                self.jobs.start(partition, Job::new(job));
+                self.after(1, Event::Job(partition));
+            }
+            Effect::ReadRun { partition, read, run, position, len } => {
+                let delay_us = 1 + self.disk_rng.below(self.profile.disk_max_us);
+                self.after(delay_us, Event::RunRead { partition, read, run, position, len });
+            }
+            Effect::RemoveRun { partition, run } => self.jobs.remove(partition, run),
             Effect::Sync { partition, segment } => self.ask_disk(Op::Sync { partition, segment }),
             Effect::RemoveSegment { partition, segment } => {
                 self.ask_disk(Op::Remove { partition, segment });
@@ -175,11 +185,25 @@ impl World {
             return self.crash(Crash::Process);
         }
         if let Some((partition, input)) = self.disk.complete(op) {
-            let node = self.node.as_mut().expect("its event");
-            let owner = node.owner(partition);
-            node.shard(owner).inbox.push_back(input);
-            self.plan_turn(owner);
+            self.tell(partition, input);
         }
+    }
+
+    /// A job goes on, at the disk's pace.
+    pub fn job(&mut self, partition: PartitionId) {
+        if let Some(input) = self.jobs.advance(partition, &self.disk) {
+            return self.tell(partition, input);
+        }
+        let delay_us = 1 + self.disk_rng.below(self.profile.disk_max_us / 4);
+        self.after(delay_us, Event::Job(partition));
+    }
+
+    /// The owner of a partition hears something.
+    pub fn tell(&mut self, partition: PartitionId, input: Input) {
+        let node = self.node.as_mut().expect("its event");
+        let owner = node.owner(partition);
+        node.shard(owner).inbox.push_back(input);
+        self.plan_turn(owner);
     }
 
     fn post_parcel(

@@ -12,6 +12,7 @@ mod disk;
 mod drive;
 mod groups;
 mod heal;
+mod jobs;
 mod member;
 mod node;
 mod oracle;

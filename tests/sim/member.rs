@@ -105,6 +105,7 @@ impl Member {
             term: delivery.term,
             position,
             attempt: delivery.attempt,
+            seal: delivery.seal,
         };
         let prompt = cx.time_us + cx.rng.between(1, 2_000);
         if cx.healing {

@@ -152,6 +152,7 @@ impl History {
             term: Term(1),
             attempt,
             ack_timeout_ms: 1_000,
+            seal: 0,
         };
         self.effect(&Effect::Deliver {
             to: caller(stream),
@@ -176,6 +177,7 @@ impl History {
             term: Term(1),
             position: event.position(),
             attempt,
+            seal: 0,
         };
         let correlation = self.ask(Request::Ack(vec![AckSpec { id: Some(id), verdict }]));
         let outcome = AckOutcome { result: Ok(()), committed_offset: Offset(0) };

@@ -173,6 +173,8 @@ fn engine(
         cache_bytes: *rng.pick(&[4 << 10, 64 << 10, 64 << 20]),
         index_events: if rng.percent(5) { rng.between(50, 400) } else { 1_000_000 },
         external_commit,
+        flush_bytes: *rng.pick(&[4 << 10, 16 << 10, 64 << 10]),
+        horizon_ms: *rng.pick(&[20, 200, 2_000, 60_000]),
         ..EngineConfig::default()
     }
 }

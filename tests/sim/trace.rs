@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 
 use chronosdb::base::api::{Delivery, Reply, StoredEvent};
+use chronosdb::engine::jobs::JobSpec;
 use chronosdb::engine::mesh::MeshMessage;
 use chronosdb::engine::{Effect, Input};
 
@@ -80,6 +81,10 @@ impl fmt::Display for ShownInput<'_> {
             Input::ReadDone { partition, read, data } => {
                 write!(f, "ReadDone p{partition} #{read} {} B {:x}", data.len(), crc(data))
             }
+            Input::JobDone { partition, outcome } => {
+                let run = outcome.run.as_ref().map(|run| (run.head().ids.run, run.records()));
+                write!(f, "JobDone p{partition} {run:?} {:?}", outcome.fault)
+            }
             Input::Mesh { from, message } => write!(f, "Mesh from {from}: {}", Shown(message)),
             Input::Request { from, request: Request::Publish(message) } => {
                 write!(f, "Publish {}.{} ", from.session, from.correlation)?;
@@ -107,6 +112,13 @@ impl fmt::Display for ShownEffect<'_> {
                 write!(f, "Replay {}.{} sub {subscription} ", to.session, to.correlation)?;
                 write!(f, "{bytes} B not before {not_before}")?;
                 events.iter().try_for_each(|r| write!(f, " {}={}", r.index, Shown(&r.event)))
+            }
+            Effect::StartJob { partition, job: JobSpec::Flush(flush) } => {
+                let (run, offsets, far) = (flush.run, &flush.offsets, flush.far);
+                write!(f, "Flush p{partition} run {run} {offsets:?} behind {far}")
+            }
+            Effect::StartJob { partition, job: JobSpec::Merge(merge) } => {
+                write!(f, "Merge p{partition} {} runs into {}", merge.inputs.len(), merge.run)
             }
             Effect::Mesh { to, message } => write!(f, "Mesh to {to}: {}", Shown(message)),
             Effect::Reply { to, reply: Reply::Published { outcomes, .. } } => {

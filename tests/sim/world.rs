@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use chronosdb::base::api::Delivery;
-use chronosdb::base::ids::{PartitionId, SessionId, ShardId, SubscriptionId};
+use chronosdb::base::ids::{PartitionId, RunNo, SessionId, ShardId, SubscriptionId};
 use chronosdb::engine::Input;
 
 use super::client::{Command, Context, Session};
@@ -16,6 +16,7 @@ use super::clock::{Clock, NOTICED_US};
 use super::coverage::Coverage;
 use super::disk::{Crash, Disk};
 use super::heal::Stage;
+use super::jobs::Jobs;
 use super::member::Member;
 use super::node::Node;
 use super::oracle::Oracle;
@@ -42,6 +43,14 @@ pub enum Event {
         to: ShardId,
     },
     Disk(u64),
+    Job(PartitionId),
+    RunRead {
+        partition: PartitionId,
+        read: u64,
+        run: RunNo,
+        position: u64,
+        len: u64,
+    },
     /// Bytes leave a socket.
     Socket(ShardId, Box<Parcel>),
     Replica(PartitionId),
@@ -75,6 +84,7 @@ pub struct World {
     pub profile: Profile,
     pub clock: Clock,
     pub disk: Disk,
+    pub jobs: Jobs,
     pub oracle: Oracle,
     pub trace: Trace,
     pub node: Option<Node>,
@@ -124,6 +134,7 @@ impl World {
         Self {
             clock: Clock::new(),
             disk: Disk::new(Rng::new(seed, Salt::Disk)),
+            jobs: Jobs::default(),
             oracle,
             trace,
             node: None,
@@ -294,6 +305,11 @@ impl World {
                 self.plan_turn(to);
             }
             Event::Disk(op) => self.disk_done(op),
+            Event::Job(partition) => self.job(partition),
+            Event::RunRead { partition, read, run, position, len } => {
+                let data = self.jobs.read(partition, run, position, len);
+                self.tell(partition, Input::ReadDone { partition, read, data });
+            }
             Event::Socket(shard, parcel) => self.socket(shard, parcel),
             Event::Replica(partition) => self.replica(partition),
             Event::Drained => self.drained(),
@@ -348,6 +364,7 @@ impl World {
         self.coverage.crash(crash);
         let now = self.moment();
         self.disk.crash(crash);
+        self.jobs = Jobs::default();
         self.oracle.crashed(now);
         self.node = None;
         (self.up, self.draining) = (false, false);

@@ -220,6 +220,7 @@ fn deliveries(count: u64, not_before: u64) -> StreamMessage {
             term: Term(1),
             attempt: 1,
             ack_timeout_ms: 30_000,
+            seal: 0,
         })
         .collect();
     StreamMessage::Deliveries { group: "g".into(), deliveries, not_before }

@@ -114,6 +114,11 @@ impl Dedup {
         }
     }
 
+    /// The data directory's key.
+    pub fn key(&self) -> &[u8; 16] {
+        &self.key
+    }
+
     /// The hash of an id: SipHash-2-4-128 over the topic's length (u16, little endian), the topic
     /// and the id. Ids of different topics never meet.
     ///

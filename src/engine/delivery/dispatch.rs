@@ -6,8 +6,8 @@
 //!
 //! Must hold: an event is in at most one of `ready`, `leased`, `held`, `settling`; one that lies
 //! beyond `next_read` and has been handed out is in `ahead`. Every event of the group at or behind
-//! `next_read` is settled, about to be (`Settling::Done`), or in `open`: so how far the frontier may
-//! go is known here, without a look at the due axis ([`Dispatch::next_frontier`]).
+//! `next_read` is settled, about to be (`Settling::Done`), or in `open`: so how far the frontier
+//! may go is known here, without a look at the due axis ([`Dispatch::next_frontier`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -115,6 +115,11 @@ impl<H: Copy> Dispatch<H> {
     /// The event is still to be settled: no frontier passes it unnoticed.
     pub fn opened(&mut self, position: Position) {
         self.open.insert(position);
+    }
+
+    /// Whether it has been read, or handed out before the reading came by.
+    pub fn knows(&self, position: Position) -> bool {
+        position <= self.next_read || self.open.contains(&position) || self.is_busy(position)
     }
 
     /// An applied event that waits for its time: the reading may have passed its place already.

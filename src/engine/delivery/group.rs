@@ -62,6 +62,11 @@ impl<H: Copy> Group<H> {
         self.admits(position) && !self.cursor.is_settled(position)
     }
 
+    /// Whether anything is known of an event here: it has been read, handed out or judged.
+    pub fn knows(&self, position: Position) -> bool {
+        self.dispatch.knows(position) || self.cursor.settled().contains(&position)
+    }
+
     /// Forgets leases, members and reading position; what is unsettled becomes ready again, and
     /// failed events wait in `dispatch.held` until [`Dispatch::release`].
     pub fn restart(&mut self) {

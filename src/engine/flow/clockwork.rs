@@ -15,7 +15,7 @@ const LAG_COUNT: usize = 100_000;
 
 impl Partition {
     /// When something is due, boot time in microseconds.
-    pub(in crate::engine) fn next_deadline(&self, now: Now) -> Option<u64> {
+    pub(in crate::engine) fn next_deadline(&self, now: Now, horizon_ms: u64) -> Option<u64> {
         let sync = self.next_sync_ms().map(|ms| ms * 1_000);
         if !self.armed {
             return sync;
@@ -25,7 +25,10 @@ impl Partition {
             .next_deadline()
             .map(|due_ms| now.boot_us + due_ms.saturating_mul(1_000).saturating_sub(now.wall_us));
         let timer = self.timers.next_deadline().map(|ms| ms * 1_000);
-        [sync, wall, timer].into_iter().flatten().min()
+        let by_wall = [self.next_arming_ms(horizon_ms), self.next_load_ms(horizon_ms)];
+        let far = by_wall.into_iter().flatten().min();
+        let far = far.map(|ms| now.boot_us + ms.saturating_mul(1_000).saturating_sub(now.wall_us));
+        [sync, wall, timer, far].into_iter().flatten().min()
     }
 
     /// Looks at the wall clock before anything depends on it. Where it has gone back, the wheel has
@@ -43,7 +46,8 @@ impl Partition {
             let axis = self.topics.get(topic).axis.after(behind);
             let open = axis.take_while(|event| event.position.due <= last_due);
             for event in open.collect::<Vec<_>>() {
-                if event.schedule_ts <= before {
+                // What is not armed yet will be.
+                if event.schedule_ts <= before.min(self.horizon.armed_to) {
                     self.arm(step, topic, event.position, event.schedule_ts);
                 }
             }
@@ -52,7 +56,7 @@ impl Partition {
 
     /// Whether no group waits for an offer to be made.
     pub(in crate::engine) fn is_quiet(&self) -> bool {
-        self.dirty.is_empty()
+        self.dirty.is_empty() && !self.horizon.is_busy()
     }
 
     /// Whether everything proposed is on the disk and answered.
@@ -87,6 +91,7 @@ impl Partition {
         stats.ready += status.ready;
         stats.in_flight += status.in_flight;
         stats.indexed += self.indexed();
+        stats.on_disk += self.horizon.on_disk;
         stats.high_watermarks.push((self.id.0, status.high_watermark.0));
         // The wheel stands still while nothing is due; what was published with its time already
         // past is due by the stamp of its entry.

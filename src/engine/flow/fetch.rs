@@ -11,19 +11,49 @@ use bytes::Bytes;
 use super::replay::Page;
 use crate::base::api::StoredEvent;
 use crate::base::error::{ApiError, ErrorCode};
-use crate::base::ids::{GroupNo, Offset, TopicNo};
+use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
 use crate::base::limits;
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
+use crate::engine::horizon::BlockFlow;
 use crate::engine::log::{Cached, Content, EntryHeader, Parsed, Place, Reader};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
 use crate::engine::reads::{CUT_READ, Flow, Reading, SCAN_READ};
+use crate::engine::runs::RunKey;
 use crate::engine::step::Step;
 
 impl Partition {
     /// The event, if it is in memory.
-    pub(in crate::engine) fn fetch(&self, topic: TopicNo, offset: Offset) -> Option<StoredEvent> {
+    pub(in crate::engine) fn fetch(
+        &self,
+        topic: TopicNo,
+        position: Position,
+    ) -> Option<StoredEvent> {
+        self.fetch_logged(topic, position.offset).or_else(|| self.fetch_carried(topic, position))
+    }
+
+    fn fetch_carried(&self, topic: TopicNo, position: Position) -> Option<StoredEvent> {
+        let (run, number) = self.carrier(topic, position)?;
+        let block = self.horizon.blocks.get(run.head().ids.run, number)?;
+        let row = block.find(&RunKey::new(topic, position))?;
+        let (record, spans) = (block.record(row), block.spans(row));
+        Some(StoredEvent {
+            body: block.bytes().clone(),
+            message_id: spans.message_id,
+            meta: spans.meta,
+            payload: spans.payload,
+            topic: Arc::clone(&self.topics.get(topic).name),
+            schedule_ts: record.schedule_ts,
+            append_ts: record.append_ts,
+            partition: self.id,
+            offset: position.offset,
+            term: record.term,
+            checksum: record.checksum,
+        })
+    }
+
+    pub(super) fn fetch_logged(&self, topic: TopicNo, offset: Offset) -> Option<StoredEvent> {
         let Cached { header, body } = self.cache.get(offset)?;
         let Content::Publish(view) = body.content() else {
             unreachable!("only entries with records are cached");
@@ -58,12 +88,32 @@ impl Partition {
         &mut self,
         step: &mut Step<'_>,
         no: GroupNo,
-        offset: Offset,
+        position: Position,
     ) {
-        let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        if !dispatch.reading {
-            dispatch.reading = true;
-            self.read_for(step, offset, Flow::Group(no));
+        let group = &mut self.groups[no.0 as usize];
+        if std::mem::replace(&mut group.dispatch.reading, true) {
+            return;
+        }
+        let topic = group.topic;
+        match self.carrier(topic, position) {
+            Some((run, number)) => self.read_block(step, &run, number, BlockFlow::Group(no)),
+            None => self.read_for(step, position.offset, Flow::Group(no)),
+        }
+    }
+
+    /// A page's next event is on disk only: it waits for the read.
+    pub(super) fn read_for_page(
+        &mut self,
+        step: &mut Step<'_>,
+        topic: TopicNo,
+        position: Position,
+        page: Page,
+    ) {
+        match self.carrier(topic, position) {
+            Some((run, number)) => {
+                self.read_block(step, &run, number, BlockFlow::Replay(Box::new(page)));
+            }
+            None => self.read_for(step, position.offset, Flow::Replay(Box::new(page))),
         }
     }
 
@@ -104,6 +154,7 @@ impl Partition {
         match read {
             SCAN_READ => return self.scanned(step, data),
             CUT_READ => return self.cut_block(step, data),
+            _ if self.block_read(step, read, data) => return,
             _ => {}
         }
         let reading = self.reads.out.remove(&read).expect("a read is done once");
@@ -159,18 +210,12 @@ impl Partition {
             let lost = fault.filter(|_| self.cache.get(offset).is_none());
             match flow {
                 Flow::Group(no) => {
-                    self.groups[no.0 as usize].dispatch.reading = false;
                     if let Some(text) = lost {
                         // Skipping it would lose it silently: the process stops, as for any disk
                         // that returns what was not written.
                         panic!("partition {}: an unsettled record is unreadable: {text}", self.id);
                     }
-                    let members = &self.groups[no.0 as usize].dispatch.members;
-                    let keys: Vec<_> = members.keys().copied().collect();
-                    for key in keys {
-                        self.serve_grant(step, no, key);
-                    }
-                    self.dirty.insert(no);
+                    self.group_read(step, no);
                 }
                 Flow::Replay(page) => match lost {
                     Some(text) => {
@@ -181,6 +226,17 @@ impl Partition {
                 },
             }
         }
+    }
+
+    /// A group's next record is there, or may be by now: its grants go on.
+    pub(super) fn group_read(&mut self, step: &mut Step<'_>, no: GroupNo) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.reading = false;
+        let keys: Vec<_> = dispatch.members.keys().copied().collect();
+        for key in keys {
+            self.serve_grant(step, no, key);
+        }
+        self.dirty.insert(no);
     }
 
     pub(super) fn replay_failed(&self, step: &mut Step<'_>, page: &Page, error: ApiError) {

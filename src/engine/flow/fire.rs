@@ -21,7 +21,7 @@ use crate::engine::log::NewGroup;
 use crate::engine::mesh::{MeshMessage, Offer, StartFilter};
 use crate::engine::partition::Partition;
 use crate::engine::proposals::Waiter;
-use crate::engine::runs::DueSource;
+use crate::engine::runs::{DueSource, MemoryIndex};
 use crate::engine::step::Step;
 
 /// Ready events counted for an offer at most.
@@ -81,7 +81,8 @@ impl Partition {
         self.observe_wall(step);
         let mut fired = Vec::new();
         let limit = limits::STEP_EVENTS;
-        let mut more = self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
+        let mut more = self.advance_arming(step);
+        more |= self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
         // Events of one tick come in no order; leases are given out in (due, offset) order anyway,
         // this keeps the traces of two runs equal and the dispatch sets cheap to fill.
         fired.sort_unstable_by_key(|(at, due)| (*at, due.offset));
@@ -99,7 +100,7 @@ impl Partition {
         more
     }
 
-    /// An applied event: to the wheel if its time has not come.
+    /// An applied event: to the wheel if its time nears, else it waits in memory until it does.
     pub(in crate::engine) fn arm(
         &mut self,
         step: &mut Step<'_>,
@@ -107,6 +108,10 @@ impl Partition {
         position: Position,
         schedule_ts: u64,
     ) {
+        // As the axis shows it, so that what is counted here is found there.
+        let passed = MemoryIndex::passed(position, schedule_ts);
+        let near = position.due - u64::from(passed) <= self.horizon.armed_to;
+        self.horizon.unarmed += u64::from(!near);
         if schedule_ts <= step.now.wall_ms() {
             step.stats.fired += 1;
             self.fire(step, topic, position);
@@ -118,7 +123,9 @@ impl Partition {
                 group.dispatch.arrived(position);
             }
         }
-        let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
+        if !near {
+            return;
+        }
         let at = position.due - u64::from(passed);
         self.wheel.insert(at, Due { offset: position.offset, topic, passed });
     }
@@ -306,8 +313,8 @@ impl Partition {
             let Some(candidate) = self.candidate(step, no) else { break };
             let position = candidate.position();
             let group = &self.groups[no.0 as usize];
-            let Some(event) = self.fetch(group.topic, position.offset) else {
-                self.read_for_group(step, no, position.offset);
+            let Some(event) = self.fetch(group.topic, position) else {
+                self.read_for_group(step, no, position);
                 break;
             };
             assert_eq!(event.position(), position, "the log and the due axis agree");
@@ -318,7 +325,8 @@ impl Partition {
             bytes_left = bytes_left.saturating_sub(size);
             let attempt = self.lease(step, no, key, candidate);
             let (term, ack_timeout_ms) = (self.replica.term(), step.config.ack_timeout_ms);
-            deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms });
+            let seal = self.seal_of(no, position);
+            deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms, seal });
         }
         deliveries
     }
@@ -332,7 +340,7 @@ impl Partition {
             let candidate = group.dispatch.first(next)?;
             let Candidate::Again(position) = candidate else { return Some(candidate) };
             let event = self.topics.get(group.topic).axis.at(position);
-            let schedule_ts = event.expect("ready events are on the axis").schedule_ts;
+            let schedule_ts = event.expect("what a group knows stays in memory").schedule_ts;
             if schedule_ts <= wall {
                 return Some(candidate);
             }
@@ -350,24 +358,37 @@ impl Partition {
     /// or busy on the way is passed for good.
     fn next_on_axis(&mut self, wall: u64, no: GroupNo) -> Option<Position> {
         let group = &mut self.groups[no.0 as usize];
-        let axis = &self.topics.get(group.topic).axis;
+        let topic = self.topics.get(group.topic);
+        let axis = &topic.axis;
+        let end = topic.disk.end_of_memory(wall);
         let mut passed = None;
         let mut found = None;
+        let mut stalled = end.is_some();
         for (looked, event) in axis.after(group.dispatch.next_read).enumerate() {
             let position = event.position;
+            if end.is_some_and(|end| position > end) {
+                break;
+            }
             if position.due > wall {
+                stalled = false;
                 break;
             }
             if looked == SKIP_AT_ONCE {
+                stalled = false;
                 self.dirty.insert(no); // there may be more: after the others' turn
                 break;
             }
             let ahead = group.dispatch.ahead.contains(&position);
             if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
                 found = Some(position);
+                stalled = false;
                 break;
             }
             passed = Some(position);
+        }
+        if stalled {
+            // What comes next is in a run: its load makes the group dirty again.
+            self.horizon.wanted.insert(group.topic);
         }
         if let Some(passed) = passed {
             group.dispatch.read_up_to(passed);
@@ -406,8 +427,11 @@ impl Partition {
         let earliest = group.dispatch.first(next)?.position();
         let mut ready = group.dispatch.ready.len().min(OFFER_COUNT as usize) as u32;
         if next.is_some() {
-            let axis = self.topics.get(group.topic).axis.after(group.dispatch.next_read);
-            let due = axis.take_while(|event| event.position.due <= wall);
+            let topic = self.topics.get(group.topic);
+            let last = Position::new(wall, Offset(u64::MAX));
+            let last = topic.disk.end_of_memory(wall).map_or(last, |end| end.min(last));
+            let axis = topic.axis.after(group.dispatch.next_read);
+            let due = axis.take_while(|event| event.position <= last);
             ready += due.take((OFFER_COUNT - ready.min(OFFER_COUNT)) as usize).count() as u32;
         }
         Some(Offer { ready: ready.max(1), earliest })

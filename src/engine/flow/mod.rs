@@ -2,10 +2,13 @@
 //! (the partition's shard, `impl Partition`) that talk by messages, even on one shard.
 
 pub mod ack;
+pub mod arm;
 pub mod clockwork;
 pub mod commit;
 pub mod fetch;
 pub mod fire;
+pub mod flush;
+pub mod load;
 pub mod publish;
 pub mod query;
 pub mod recover;

@@ -145,6 +145,7 @@ impl Partition {
                 recovery.uncommitted.push(LogEntry { header, body: body.detached() });
             } else {
                 self.sparse.note(place, &header, body.entry_len());
+                self.horizon.unflushed_bytes += body.entry_len();
                 self.apply(&header, &body);
                 if header.count > 0 {
                     self.cache.push(header, body.detached());
@@ -358,7 +359,7 @@ impl Partition {
         assert_eq!(self.proposals.next_offset, self.applied_end, "nothing was proposed meanwhile");
         self.arm_all(step);
         if let Some(mut report) = self.report.take() {
-            report.pending = self.wheel.len() as u64;
+            report.pending = self.wheel.len() as u64 + self.horizon.unarmed + self.horizon.on_disk;
             step.effects.push(Effect::Recovered { report });
         }
     }
@@ -369,6 +370,8 @@ impl Partition {
         self.wall_seen_ms = step.now.wall_ms();
         self.wheel = Wheel::new(step.config.tick_ms, step.now.wall_ms());
         self.timers = Wheel::new(1, step.now.boot_ms());
+        self.horizon.armed_to = step.now.wall_ms() + step.config.horizon_ms;
+        (self.horizon.unarmed, self.horizon.arming) = (0, None);
         for no in 0..self.groups.len() {
             self.groups[no].restart();
             self.start_group(step, GroupNo(no as u32));
@@ -394,14 +397,16 @@ impl Partition {
             let timer = Timer { kind: TimerKind::Retry, group: no, position: *position };
             self.timers.insert(step.now.boot_ms() + delay, timer);
         }
+        let topic = group.topic;
         let wall = step.now.wall_ms();
         let from = Position::new(wall, Offset(u64::MAX));
-        let axis = self.topics.get(group.topic).axis.after(from);
+        let axis = self.topics.get(topic).axis.after(from);
         for event in axis.take_while(|event| event.position.due <= log_now) {
             if event.schedule_ts <= wall && group.wants(event.position) {
                 group.dispatch.fired(event.position, wall);
             }
         }
         self.dirty.insert(no);
+        self.consumed(topic);
     }
 }

@@ -15,7 +15,7 @@ use super::recover::Phase;
 use super::subscribe::partitions_of;
 use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
 use crate::base::error::{ApiError, ErrorCode};
-use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId};
+use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId, TopicNo};
 use crate::base::limits;
 use crate::base::time::Now;
 use crate::engine::effect::Effect;
@@ -25,6 +25,7 @@ use crate::engine::partition::Partition;
 use crate::engine::reads::Flow;
 use crate::engine::runs::DueSource;
 use crate::engine::step::Step;
+use crate::engine::topics::Topic;
 
 /// Events of a page.
 const PAGE_EVENTS: u32 = 512;
@@ -304,8 +305,18 @@ pub struct Page {
 struct Found {
     events: Vec<StoredEvent>,
     next: Option<ReplayCursor>,
-    /// The offset that is not in memory.
-    missing: Option<Offset>,
+    /// What is not in memory.
+    missing: Option<Missing>,
+}
+
+/// Why a page can't go on at once.
+enum Missing {
+    /// The record at this offset of the log.
+    Offset(Offset),
+    /// The record of this event.
+    Record(TopicNo, Position),
+    /// The due axis itself: it goes on in runs.
+    Axis(TopicNo),
 }
 
 impl Partition {
@@ -325,10 +336,21 @@ impl Partition {
             }
             (range, from) => unreachable!("a cursor of another kind: {range:?} {from:?}"),
         };
-        if let Some(offset) = found.missing.filter(|_| found.events.is_empty()) {
+        if let Some(missing) = found.missing.filter(|_| found.events.is_empty()) {
             // What was passed is not needed again: it may be out of the cache by then.
             page.from = found.next.expect("a page goes on where a record is missing");
-            return self.read_for(step, offset, Flow::Replay(Box::new(page)));
+            return match missing {
+                Missing::Offset(offset) => {
+                    self.read_for(step, offset, Flow::Replay(Box::new(page)));
+                }
+                Missing::Record(topic, position) => {
+                    self.read_for_page(step, topic, position, page);
+                }
+                Missing::Axis(topic) => {
+                    self.topics.get_mut(topic).disk.waits.push(page);
+                    self.horizon.wanted.insert(topic);
+                }
+            };
         }
         let (subscription, partition) = (page.subscription, self.id);
         let (events, next) = (found.events, found.next);
@@ -346,8 +368,15 @@ impl Partition {
     ) -> Found {
         let mut found = Found { events: Vec::new(), next: None, missing: None };
         let Some(topic) = self.topics.number(&page.topic) else { return found };
-        let axis = &self.topics.get(topic).axis;
+        let Topic { axis, disk, .. } = self.topics.get(topic);
         let wall = step.now.wall_ms();
+        // What is in runs only is due at its schedule_ts.
+        let memory_end = disk.end_of_memory(end.min(wall));
+        let axis_goes_on = |next: Position| Found {
+            events: Vec::new(),
+            next: Some(ReplayCursor::Due(next)),
+            missing: Some(Missing::Axis(topic)),
+        };
         // An event published late lies on the axis up to this far behind its schedule_ts.
         let last_due = end.saturating_add(axis.max_passed_ms());
         let (mut bytes, mut looked) = (0, 0);
@@ -357,6 +386,9 @@ impl Partition {
             None => Position::new(from.due.saturating_sub(1), Offset(u64::MAX)),
         };
         for event in axis.after(behind) {
+            if let Some(memory_end) = memory_end.filter(|end| event.position > *end) {
+                return Found { events: found.events, ..axis_goes_on(after(memory_end).max(from)) };
+            }
             if event.position.due > last_due {
                 return found;
             }
@@ -371,9 +403,9 @@ impl Partition {
             if event.schedule_ts < start || (late && event.is_exact) {
                 continue;
             }
-            let Some(stored) = self.fetch(topic, event.position.offset) else {
+            let Some(stored) = self.fetch(topic, event.position) else {
                 found.next = Some(ReplayCursor::Due(event.position));
-                found.missing = Some(event.position.offset);
+                found.missing = Some(Missing::Record(topic, event.position));
                 return found;
             };
             if stored.schedule_ts < start || stored.schedule_ts > end.min(wall) {
@@ -381,6 +413,9 @@ impl Partition {
             }
             bytes += stored.size();
             found.events.push(stored);
+        }
+        if let Some(memory_end) = memory_end {
+            return Found { events: found.events, ..axis_goes_on(after(memory_end).max(from)) };
         }
         found
     }
@@ -399,12 +434,12 @@ impl Partition {
             }
             let Some(cached) = self.cache.get(offset) else {
                 found.next = Some(ReplayCursor::Offset(offset));
-                found.missing = Some(offset);
+                found.missing = Some(Missing::Offset(offset));
                 return found;
             };
             looked += 1;
             if Self::topic_at(cached, offset) == topic {
-                let stored = self.fetch(topic, offset).expect("it is in the cache");
+                let stored = self.fetch_logged(topic, offset).expect("it is in the cache");
                 if stored.schedule_ts <= wall {
                     bytes += stored.size();
                     found.events.push(stored);
@@ -413,5 +448,13 @@ impl Partition {
             offset = offset.plus(1);
         }
         found
+    }
+}
+
+/// The place right behind this one.
+fn after(position: Position) -> Position {
+    match position.offset.0.checked_add(1) {
+        Some(offset) => Position::new(position.due, Offset(offset)),
+        None => Position::new(position.due.saturating_add(1), Offset(0)),
     }
 }

@@ -8,7 +8,10 @@
 //! Must hold: nothing is confirmed before its entry is applied; between proposal and apply the
 //! event is `settling`: neither handed out nor judged again.
 
+use std::hash::Hasher;
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher24;
 
 use super::ack::unknown_delivery;
 use super::fire::{Timer, TimerKind};
@@ -23,9 +26,11 @@ use crate::engine::log::{DeadReason, SettleBuilder, SettleKind, Settlement};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::{Applied, End, Partition};
 use crate::engine::proposals::Waiter;
-use crate::engine::runs::DueSource;
 use crate::engine::step::Step;
 use crate::engine::wheel::Handle;
+
+/// Tells the hash of a delivery id from all others of the same key.
+const SEAL: u8 = 0xd1;
 
 /// Why an attempt failed.
 struct Failure {
@@ -126,13 +131,24 @@ impl Partition {
         }
     }
 
-    /// The group that a delivery id names, if all of it is true: its number, its name, an event at
-    /// that position.
+    /// The group that a delivery id names, if all of it is true: its number, its name, and that it
+    /// was given an event at that position, which need not be in memory any more.
     fn group_of(&self, id: &DeliveryId) -> Option<GroupNo> {
         let group = self.groups.get(id.group_no.0 as usize)?;
-        let event = self.topics.get(group.topic).axis.at(id.position);
-        let known = *group.name == *id.group && group.admits(id.position) && event.is_some();
+        let sealed = id.seal == self.seal_of(group.no, id.position);
+        let known = *group.name == *id.group && group.admits(id.position) && sealed;
         known.then_some(group.no)
+    }
+
+    /// What makes a delivery id ours: a keyed hash of the group and the event's place.
+    pub(super) fn seal_of(&self, no: GroupNo, position: Position) -> u32 {
+        let mut hasher = SipHasher24::new_with_key(self.dedup.key());
+        hasher.write_u8(SEAL);
+        hasher.write_u16(self.id.0);
+        hasher.write_u32(no.0);
+        hasher.write_u64(position.due);
+        hasher.write_u64(position.offset.0);
+        hasher.finish() as u32
     }
 
     fn propose_done(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {

@@ -13,6 +13,8 @@ pub struct DueEvent {
     /// False: the event was published so long after its time that the time is not known here;
     /// `schedule_ts` is later than it.
     pub is_exact: bool,
+    /// It came out of a run, which carries its record.
+    pub is_loaded: bool,
 }
 
 /// Yields a topic's applied events in (due, offset) order. Due ones and future ones alike: the

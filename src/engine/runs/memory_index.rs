@@ -8,6 +8,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 use super::due_source::{DueEvent, DueSource};
 use crate::base::ids::Position;
 
+/// In the place of a passed time: the event came out of a run, and had none.
+const LOADED: u32 = u32::MAX - 1;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
@@ -26,9 +29,33 @@ impl MemoryIndex {
         assert!(position.due >= schedule_ts, "an event is never due before its schedule_ts");
         let passed = position.due - schedule_ts;
         self.max_passed_ms = self.max_passed_ms.max(passed);
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        let before = self.events.insert(position, passed);
+        let before = self.events.insert(position, Self::passed(position, schedule_ts));
         assert!(before.is_none(), "an event is applied once");
+    }
+
+    /// `due - schedule_ts` as it is kept: saturated.
+    pub fn passed(position: Position, schedule_ts: u64) -> u32 {
+        let passed = u32::try_from(position.due - schedule_ts);
+        passed.ok().filter(|passed| *passed < LOADED).unwrap_or(u32::MAX)
+    }
+
+    /// Adds an event out of a run, which is due at its `schedule_ts`. False if it is there already.
+    pub fn insert_loaded(&mut self, position: Position) -> bool {
+        let mut new = false;
+        self.events.entry(position).or_insert_with(|| {
+            new = true;
+            LOADED
+        });
+        new
+    }
+
+    /// Lets go of an event that a run carries.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub fn remove(&mut self, position: Position) {
+        let was = self.events.remove(&position);
+        assert!(was.is_some(), "only what is there leaves");
     }
 
     /// The longest time by which an event of this topic was published after its `schedule_ts`, ms:
@@ -56,7 +83,9 @@ impl DueSource for MemoryIndex {
 
 fn event(position: Position, passed: u32) -> DueEvent {
     let is_exact = passed < u32::MAX;
-    DueEvent { position, schedule_ts: position.due - u64::from(passed), is_exact }
+    let is_loaded = passed == LOADED;
+    let passed = if is_loaded { 0 } else { u64::from(passed) };
+    DueEvent { position, schedule_ts: position.due - passed, is_exact, is_loaded }
 }
 
 #[cfg(test)]
@@ -75,6 +104,19 @@ mod tests {
         assert_eq!(all.iter().map(|e| e.schedule_ts).collect::<Vec<_>>(), [5, 20, 30]);
         assert_eq!(index.after(Position::new(20, Offset(1))).count(), 2);
         assert_eq!(index.max_passed_ms(), 15);
+    }
+
+    #[test]
+    fn what_is_loaded_is_told_apart_and_never_twice_there() {
+        let mut index = MemoryIndex::default();
+        index.insert(Position::new(1 << 40, Offset(0)), (1 << 40) - u64::from(LOADED));
+        assert!(index.insert_loaded(Position::new(20, Offset(1))));
+        assert!(!index.insert_loaded(Position::new(20, Offset(1))));
+        let loaded: Vec<_> = index.after(Position::START).map(|e| e.is_loaded).collect();
+        assert_eq!(loaded, [true, false]);
+        assert_eq!(index.at(Position::new(20, Offset(1))).unwrap().schedule_ts, 20);
+        index.remove(Position::new(20, Offset(1)));
+        assert_eq!(index.len(), 1);
     }
 
     #[test]

@@ -1,0 +1,281 @@
+//! What of a partition is due beyond the near future: the runs that carry it, and how far each of
+//! memory's readers may go without them.
+//!
+//! ```text
+//!   now         armed_to          far                                    (due, wall clock)
+//!    |-- wheel ----|-- memory index --|--- memory index until flushed, then runs --->
+//! ```
+//! An event is in the wheel up to `armed_to`. One that is due behind `far` (at `armed_to` or later)
+//! leaves the memory when a flush has carried it into a run; it is loaded again, block by block,
+//! when its time nears or a reader comes to it.
+//!
+//! Must hold:
+//! - every applied event is in its topic's memory index, or in a run behind the topic's
+//!   `loaded_to` (or both);
+//! - what left the memory was due at its `schedule_ts`, was not armed, and was known to no group;
+//! - a run's file is removed when nothing refers to it and no read of it is out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::flow::replay::Page;
+use super::runs::{Block, Directory, RunKey};
+use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
+use crate::base::limits;
+
+/// What of a topic lies in runs only.
+#[derive(Debug)]
+pub struct OnDisk {
+    /// Runs hold nothing of the topic behind memory's back up to here.
+    pub loaded_to: Position,
+    /// Before the last load: readers that are behind it have enough to read.
+    pub mark: Position,
+    /// No event that is in runs only is due earlier, Unix ms; `u64::MAX` if there is none.
+    pub next_due: u64,
+    /// Events that are in runs only.
+    pub count: u64,
+    /// Blocks under way.
+    pub loading: Option<Loading>,
+    /// Pages that wait for a load.
+    pub waits: Vec<Page>,
+}
+
+impl Default for OnDisk {
+    fn default() -> Self {
+        Self {
+            loaded_to: Position::START,
+            mark: Position::START,
+            next_due: u64::MAX,
+            count: 0,
+            loading: None,
+            waits: Vec::new(),
+        }
+    }
+}
+
+impl OnDisk {
+    /// The last place up to which a reader may go by memory alone, if it wants what is due up to
+    /// `due` (Unix ms); `None`: as far as it wants.
+    pub fn end_of_memory(&self, due: u64) -> Option<Position> {
+        (self.next_due <= due).then_some(self.loaded_to)
+    }
+}
+
+/// A load of a topic: one block of each run that has events of it soon.
+#[derive(Debug)]
+pub struct Loading {
+    /// The blocks, the missing ones on their way.
+    pub blocks: Vec<LoadBlock>,
+    /// Runs that are not read hold nothing due earlier, Unix ms.
+    pub bound: u64,
+}
+
+/// A block of a [`Loading`].
+#[derive(Debug)]
+pub struct LoadBlock {
+    /// Its run.
+    pub run: Arc<Directory>,
+    /// Its number.
+    pub number: usize,
+    /// Its bytes, once they are there.
+    pub block: Option<Block>,
+}
+
+/// Who waits for a block of a run.
+#[derive(Debug)]
+pub enum BlockFlow {
+    /// A load of this topic.
+    Load(TopicNo),
+    /// A group whose next record lies there.
+    Group(GroupNo),
+    /// A page whose next record lies there.
+    Replay(Box<Page>),
+}
+
+/// A read of a run that is out.
+#[derive(Debug)]
+pub struct BlockRead {
+    /// The run.
+    pub run: Arc<Directory>,
+    /// The block.
+    pub number: usize,
+    /// Who waits for it.
+    pub flows: Vec<BlockFlow>,
+}
+
+/// Events that leave the memory, a few at a time.
+#[derive(Debug)]
+pub struct Drop {
+    /// Their topic.
+    pub topic: TopicNo,
+    /// Their offsets.
+    pub offsets: Range<Offset>,
+    /// They are due later than this, Unix ms.
+    pub far: u64,
+    /// Where to go on.
+    pub at: Position,
+}
+
+/// A step of `armed_to`, a few events at a time.
+#[derive(Debug)]
+pub struct Arming {
+    /// The topic to go on with.
+    pub topic: u32,
+    /// Where in it.
+    pub at: Position,
+    /// Where in each topic to begin: behind the former `armed_to`.
+    pub from: Position,
+    /// Where in each topic to end, due in Unix ms.
+    pub to: u64,
+    /// Events from here on were armed when they were applied.
+    pub below: Offset,
+}
+
+/// The job under way.
+#[derive(Debug)]
+pub enum RunningJob {
+    /// Of these offsets what is due later than `far`.
+    Flush {
+        /// Which records.
+        offsets: Range<Offset>,
+        /// Bound of their due, Unix ms.
+        far: u64,
+    },
+    /// Of these runs.
+    Merge {
+        /// The inputs, oldest first.
+        inputs: Vec<RunNo>,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Horizon {
+    /// Runs, oldest first: their offsets rise and do not overlap.
+    pub runs: Vec<Arc<Directory>>,
+    /// Number of the run made last.
+    pub last_run: RunNo,
+    /// The job under way.
+    pub job: Option<RunningJob>,
+    /// A flush has looked at everything before this.
+    pub flushed: Offset,
+    /// Bytes of the log behind it, about.
+    pub unflushed_bytes: u64,
+    /// Up to here events are in the wheel, Unix ms.
+    pub armed_to: u64,
+    /// Events in memory that are not in the wheel, and not due.
+    pub unarmed: u64,
+    /// Events that are in runs only.
+    pub on_disk: u64,
+    /// Topics that groups consume, by the `next_due` of what is in runs only.
+    pub queue: BTreeSet<(u64, TopicNo)>,
+    /// Topics whose readers have come to what is in runs only.
+    pub wanted: BTreeSet<TopicNo>,
+    /// Events on their way out of memory.
+    pub drops: VecDeque<Drop>,
+    /// A step of `armed_to` under way.
+    pub arming: Option<Arming>,
+    /// Loads under way.
+    pub loads: usize,
+    /// Reads of runs that are out, by number.
+    pub reads: BTreeMap<u64, BlockRead>,
+    /// Blocks in memory.
+    pub blocks: BlockCache,
+    /// Runs that are not used any more, whose files may still be read.
+    pub retired: Vec<RunNo>,
+}
+
+impl Horizon {
+    /// Nothing is in runs. Blocks may take `cache_bytes`.
+    pub fn new(cache_bytes: u64) -> Self {
+        Self {
+            runs: Vec::new(),
+            last_run: RunNo(0),
+            job: None,
+            flushed: Offset(0),
+            unflushed_bytes: 0,
+            armed_to: 0,
+            unarmed: 0,
+            on_disk: 0,
+            queue: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            drops: VecDeque::new(),
+            arming: None,
+            loads: 0,
+            reads: BTreeMap::new(),
+            blocks: BlockCache::new(cache_bytes),
+            retired: Vec::new(),
+        }
+    }
+
+    /// The one block that may hold a record.
+    pub fn block_of(&self, key: &RunKey) -> Option<(&Arc<Directory>, usize)> {
+        let behind =
+            self.runs.partition_point(|run| run.head().first_offset <= key.position.offset);
+        let run = self.runs[..behind].last()?;
+        let number = run.contains(key.position.offset).then(|| run.block_of(key)).flatten()?;
+        Some((run, number))
+    }
+
+    /// Whether something is to be done as soon as possible.
+    pub fn is_busy(&self) -> bool {
+        !self.drops.is_empty() || self.arming.is_some()
+    }
+
+    /// The oldest run of the newest [`limits::RUN_FANOUT`] ones, if they are alike enough in size
+    /// to be merged: so each record is written again only when its run has grown by that factor.
+    pub fn merge_from(&self) -> Option<usize> {
+        let from = self.runs.len().checked_sub(limits::RUN_FANOUT)?;
+        let tier =
+            |run: &Arc<Directory>| (run.blocks() as u64).max(1).ilog(limits::RUN_FANOUT as u64);
+        let newest = tier(&self.runs[self.runs.len() - 1]);
+        self.runs[from..].iter().all(|run| tier(run) <= newest).then_some(from)
+    }
+}
+
+/// Blocks of runs in memory, under a budget of bytes; the oldest go first.
+#[derive(Debug)]
+pub struct BlockCache {
+    budget: u64,
+    bytes: u64,
+    blocks: BTreeMap<(RunNo, usize), Block>,
+    order: VecDeque<(RunNo, usize)>,
+}
+
+impl BlockCache {
+    fn new(budget: u64) -> Self {
+        Self { budget, bytes: 0, blocks: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    /// A block, if it is in memory.
+    pub fn get(&self, run: RunNo, number: usize) -> Option<&Block> {
+        self.blocks.get(&(run, number))
+    }
+
+    /// Adds a block, and lets go of the oldest ones beyond the budget. The new one stays.
+    pub fn push(&mut self, run: RunNo, number: usize, block: Block) {
+        let bytes = block.bytes().len() as u64;
+        if self.blocks.insert((run, number), block).is_none() {
+            self.bytes += bytes;
+            self.order.push_back((run, number));
+        }
+        while self.bytes > self.budget && self.order.len() > 1 {
+            let oldest = self.order.pop_front().expect("more than one");
+            let block = self.blocks.remove(&oldest).expect("the order names what is held");
+            self.bytes -= block.bytes().len() as u64;
+        }
+    }
+
+    /// Forgets the blocks of a run.
+    pub fn forget(&mut self, run: RunNo) {
+        let mut freed = 0;
+        self.blocks.retain(|(of, _), block| {
+            let keep = *of != run;
+            freed += if keep { 0 } else { block.bytes().len() as u64 };
+            keep
+        });
+        self.order.retain(|(of, _)| *of != run);
+        self.bytes -= freed;
+    }
+}

@@ -1,0 +1,229 @@
+//! A flush: what is due far ahead leaves the memory. Reads a range of the log once, in order, and
+//! writes the records that are due behind a bound into a carried run.
+//!
+//! Holds the far records of the range: as many bytes as the log had of them, at most the
+//! configured flush size and what came while the job waited.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{JobOutcome, JobStep};
+use crate::base::ids::{Index, Offset, Position, RunNo};
+use crate::base::size::{block_ceil, block_floor};
+use crate::engine::log::{Body, Content, EntryHeader, Ids, Parsed, Reader, Spot};
+use crate::engine::runs::{RunHead, RunIds, RunKey, RunKind, RunRecord, RunWriter};
+
+/// Bytes of the log that are read at once: what is parsed in one step.
+const READ_BYTES: u64 = 128 << 10;
+/// Records that are put into the run in one step.
+const WRITE_RECORDS: usize = 256;
+
+/// What to flush.
+#[derive(Clone, Debug)]
+pub struct FlushSpec {
+    /// The log.
+    pub ids: Ids,
+    /// Where to read from: an entry at or before the first offset.
+    pub start: Spot,
+    /// Segments from that one on, each with the end of its applied entries.
+    pub segments: Vec<(Index, u64)>,
+    /// Which records.
+    pub offsets: Range<Offset>,
+    /// Those due later than this, Unix ms, and at their `schedule_ts`.
+    pub far: u64,
+    /// The run to be made.
+    pub run: RunNo,
+}
+
+impl FlushSpec {
+    /// Whether a record goes into the run.
+    #[must_use]
+    pub fn takes(&self, position: Position, schedule_ts: u64) -> bool {
+        let far = position.due > self.far && schedule_ts == position.due;
+        far && self.offsets.contains(&position.offset)
+    }
+}
+
+/// A far record: where it lies in a body that is held.
+#[derive(Debug)]
+struct Far {
+    header: EntryHeader,
+    body: Body,
+    slot: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Flush {
+    spec: FlushSpec,
+    reader: Reader,
+    /// Which of the segments is read.
+    at: usize,
+    /// The read under way, or to be done.
+    want: Option<(u64, u64)>,
+    far: BTreeMap<RunKey, Far>,
+    phase: Phase,
+    fault: Option<String>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reading,
+    Writing(Box<RunWriter>),
+    Syncing(JobOutcome),
+    Over(JobOutcome),
+}
+
+impl Flush {
+    pub(super) fn new(spec: FlushSpec) -> Self {
+        assert!(spec.segments.first().is_some_and(|(first, _)| *first == spec.start.place.segment));
+        let reader = Reader::new(spec.ids, spec.start.place, spec.start.index);
+        let mut flush = Self {
+            spec,
+            reader,
+            at: 0,
+            want: None,
+            far: BTreeMap::new(),
+            phase: Phase::Reading,
+            fault: None,
+        };
+        flush.plan_read(0);
+        flush
+    }
+
+    pub(super) fn go_on(&mut self) -> JobStep {
+        if matches!(self.phase, Phase::Reading) {
+            if let Some((position, len)) = self.want {
+                let segment = self.spec.segments[self.at].0;
+                return JobStep::ReadLog { segment, position, len };
+            }
+            self.begin_writing();
+        }
+        match std::mem::replace(&mut self.phase, Phase::Reading) {
+            Phase::Writing(writer) => self.write(writer),
+            Phase::Syncing(outcome) => {
+                let run = self.spec.run;
+                self.phase = Phase::Over(outcome);
+                JobStep::Sync { run }
+            }
+            Phase::Over(outcome) => {
+                self.phase = Phase::Over(outcome.clone());
+                JobStep::Done(outcome)
+            }
+            Phase::Reading => unreachable!("reading ends in writing"),
+        }
+    }
+
+    pub(super) fn feed(&mut self, bytes: &Bytes) {
+        let (position, asked) = self.want.take().expect("a read was asked for");
+        let end = self.spec.segments[self.at].1;
+        loop {
+            match self.reader.next(position, bytes, end) {
+                Parsed::Entry { header, body, .. } => self.take(&header, &body),
+                Parsed::Need { position: from, len } => {
+                    let stuck = from == position && len <= asked && bytes.len() as u64 >= asked;
+                    assert!(!stuck, "only a longer read helps");
+                    return self.plan_read(len);
+                }
+                Parsed::End => break,
+                Parsed::Bad { position, fault } => {
+                    let segment = self.spec.segments[self.at].0;
+                    self.fault = Some(format!("segment {segment}, byte {position}: {fault}"));
+                    return;
+                }
+            }
+        }
+        self.at += 1;
+        if let Some((segment, _)) = self.spec.segments.get(self.at) {
+            self.reader.enter_segment(*segment);
+            self.plan_read(0);
+        }
+    }
+
+    fn plan_read(&mut self, least: u64) {
+        let end = self.spec.segments[self.at].1;
+        let from = block_floor(self.reader.place().position);
+        let rest = block_ceil(end).saturating_sub(from);
+        if rest == 0 {
+            return;
+        }
+        self.want = Some((from, rest.min(least.max(READ_BYTES))));
+    }
+
+    fn take(&mut self, header: &EntryHeader, body: &Body) {
+        let Content::Publish(view) = body.content() else { return };
+        for slot in 0..view.len() {
+            let record = view.record(slot);
+            let offset = header.base_offset.plus(u64::from(slot));
+            let position = Position::new(record.schedule_ts.max(header.append_ts), offset);
+            if self.spec.takes(position, record.schedule_ts) {
+                let far = Far { header: *header, body: body.clone(), slot };
+                let before = self.far.insert(RunKey::new(record.topic, position), far);
+                assert!(before.is_none(), "an offset is read once");
+            }
+        }
+    }
+
+    fn begin_writing(&mut self) {
+        if self.fault.is_some() || self.far.is_empty() {
+            let outcome = JobOutcome { run: None, fault: self.fault.take() };
+            self.phase = Phase::Over(outcome);
+            return;
+        }
+        let ids = RunIds {
+            cluster: self.spec.ids.cluster,
+            partition: self.spec.ids.partition,
+            run: self.spec.run,
+        };
+        let Range { start: first_offset, end: end_offset } = self.spec.offsets;
+        let head = RunHead { ids, kind: RunKind::Carried, first_offset, end_offset };
+        self.phase = Phase::Writing(Box::new(RunWriter::new(head)));
+    }
+
+    fn write(&mut self, mut writer: Box<RunWriter>) -> JobStep {
+        let run = self.spec.run;
+        for _ in 0..WRITE_RECORDS {
+            let Some((key, far)) = self.far.pop_first() else {
+                let (directory, chunk) = writer.finish();
+                let outcome = JobOutcome { run: Some(Arc::new(directory)), fault: None };
+                self.phase = Phase::Syncing(outcome);
+                return JobStep::Write { run, position: chunk.position, bytes: chunk.bytes };
+            };
+            writer.push(&far.record(key));
+            if writer.is_full() {
+                break;
+            }
+        }
+        let chunk = writer.take_output();
+        self.phase = Phase::Writing(writer);
+        match chunk {
+            Some(chunk) => JobStep::Write { run, position: chunk.position, bytes: chunk.bytes },
+            None => JobStep::Pause,
+        }
+    }
+}
+
+impl Far {
+    fn record(&self, key: RunKey) -> RunRecord<'_> {
+        let Content::Publish(view) = self.body.content() else {
+            unreachable!("only published records are taken");
+        };
+        let record = view.record(self.slot);
+        let bytes = &self.body.bytes()[..];
+        RunRecord {
+            key,
+            schedule_ts: record.schedule_ts,
+            allow_duplicate: record.allow_duplicate,
+            tombstone: false,
+            append_ts: self.header.append_ts,
+            term: self.header.term,
+            checksum: record.checksum,
+            message_id: record.message_id.of(bytes),
+            meta: record.meta.of(bytes),
+            payload: record.payload.of(bytes),
+        }
+    }
+}

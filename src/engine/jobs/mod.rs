@@ -1,0 +1,117 @@
+//! Jobs: work over immutable files, which the engine sees only at its ends.
+//!
+//! ```text
+//!   Effect::StartJob(spec)      driver: Job::new(spec)
+//!                               loop { job.go_on() -> read, write, sync -> job.feed(bytes) }
+//!   Input::JobDone(outcome)     the engine installs the result, if it still wants it
+//! ```
+//! A job is a pure state machine too: the shard runs it in a task beside the pump, the simulator at
+//! its own pace. What must hold: each call does a bounded amount of work; a crash in the middle
+//! leaves files that nothing refers to; the log and the runs that it reads do not change under it.
+
+pub mod flush;
+pub mod merge;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::runs::Directory;
+use crate::base::ids::{Index, RunNo};
+use flush::{Flush, FlushSpec};
+use merge::{MergeJob, MergeSpec};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum JobSpec {
+    /// Carry what is due far ahead from a range of the log into a run.
+    Flush(FlushSpec),
+    /// Make one run of several.
+    Merge(MergeSpec),
+}
+
+/// What a job asks of its driver.
+#[derive(Debug)]
+pub enum JobStep {
+    /// Read from the log; fewer bytes only where the file ends. Answered by [`Job::feed`].
+    ReadLog {
+        /// Which segment.
+        segment: Index,
+        /// First byte, a multiple of 4 KiB.
+        position: u64,
+        /// Bytes, a multiple of 4 KiB.
+        len: u64,
+    },
+    /// Read from a run; answered by [`Job::feed`].
+    ReadRun {
+        /// Which run.
+        run: RunNo,
+        /// First byte, a multiple of 4 KiB.
+        position: u64,
+        /// Bytes, a multiple of 4 KiB.
+        len: u64,
+    },
+    /// Write to the run that is made, whole blocks, in file order; the first one makes the file.
+    Write {
+        /// Which run.
+        run: RunNo,
+        /// First byte.
+        position: u64,
+        /// What to write.
+        bytes: Vec<u8>,
+    },
+    /// Make the run and its directory entry durable.
+    Sync {
+        /// Which run.
+        run: RunNo,
+    },
+    /// Nothing: let others work, then ask again.
+    Pause,
+    /// It is over.
+    Done(JobOutcome),
+}
+
+/// What came of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobOutcome {
+    /// The run that was made; `None` if there was nothing to put into it.
+    pub run: Option<Arc<Directory>>,
+    /// What could not be read, for people: nothing was made.
+    pub fault: Option<String>,
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub enum Job {
+    /// See [`Flush`].
+    Flush(Box<Flush>),
+    /// See [`MergeJob`].
+    Merge(Box<MergeJob>),
+}
+
+impl Job {
+    /// Begins a job.
+    #[must_use]
+    pub fn new(spec: JobSpec) -> Self {
+        match spec {
+            JobSpec::Flush(spec) => Self::Flush(Box::new(Flush::new(spec))),
+            JobSpec::Merge(spec) => Self::Merge(Box::new(MergeJob::new(spec))),
+        }
+    }
+
+    /// What is to be done next. After a read: once its bytes are fed.
+    pub fn go_on(&mut self) -> JobStep {
+        match self {
+            Self::Flush(flush) => flush.go_on(),
+            Self::Merge(merge) => merge.go_on(),
+        }
+    }
+
+    /// The bytes of the last read.
+    pub fn feed(&mut self, bytes: &Bytes) {
+        match self {
+            Self::Flush(flush) => flush.feed(bytes),
+            Self::Merge(merge) => merge.feed(bytes),
+        }
+    }
+}

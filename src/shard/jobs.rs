@@ -1,0 +1,149 @@
+//! Jobs and runs on the disk of one shard: each job is a task beside the pump.
+//!
+//! ```text
+//! p-00000/00000000000000000007.run   a run; in this version derived from the log
+//! ```
+//! Runs of an earlier process are removed at the start (`mount`), since the log has all of them.
+//! A job lets the pump work between any two of its steps. Where the disk is full it waits: what it
+//! carries is still in the log and in memory.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::GlommioError;
+
+use super::clock::breathe;
+use super::directory::partition_path;
+use super::disk::{Buffer, Disk, Durable, File, check, fatal, is_full, run, wait_for_space};
+use crate::base::ids::{PartitionId, RunNo};
+use crate::engine::Input;
+use crate::engine::jobs::{Job, JobSpec, JobStep};
+
+/// Run files kept open per shard; beyond that those not in use are closed.
+const OPEN_RUNS: usize = 256;
+
+/// The file of a run.
+pub(super) fn run_path(data: &Path, partition: PartitionId, run: RunNo) -> PathBuf {
+    partition_path(data, partition).join(format!("{:020}.run", run.0))
+}
+
+impl Disk {
+    /// Does a job; answered by `JobDone`.
+    pub(super) fn start_job(self: &Rc<Self>, partition: PartitionId, spec: JobSpec) {
+        let disk = self.clone();
+        run(async move {
+            let mut job = Job::new(spec);
+            loop {
+                match job.go_on() {
+                    JobStep::ReadLog { segment, position, len } => {
+                        let key = (partition, segment, Durable::No);
+                        let bytes = disk.file(key).await.read(position, len as usize).await;
+                        disk.counters.count(|c| c.job_read_bytes += bytes.len() as u64);
+                        job.feed(&bytes);
+                    }
+                    JobStep::ReadRun { run, position, len } => {
+                        let file = disk.run(partition, run).await;
+                        let bytes = file.read(position, len as usize).await;
+                        disk.counters.count(|c| c.job_read_bytes += bytes.len() as u64);
+                        job.feed(&bytes);
+                    }
+                    JobStep::Write { run, position, bytes } => {
+                        disk.write_run(partition, run, position, &bytes).await;
+                    }
+                    JobStep::Sync { run } => {
+                        disk.run(partition, run).await.sync().await;
+                        disk.sync_directory(partition).await;
+                    }
+                    JobStep::Pause => {}
+                    JobStep::Done(outcome) => {
+                        disk.inbox.push(Input::JobDone { partition, outcome });
+                        return;
+                    }
+                }
+                breathe().await;
+            }
+        });
+    }
+
+    /// Reads from a run; answered by `ReadDone`.
+    pub(super) fn read_run(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        read: u64,
+        of: RunNo,
+        (position, len): (u64, u64),
+    ) {
+        let disk = self.clone();
+        run(async move {
+            let data = disk.run(partition, of).await.read(position, len as usize).await;
+            disk.counters.count(|c| {
+                c.run_reads += 1;
+                c.run_read_bytes += data.len() as u64;
+            });
+            disk.inbox.push(Input::ReadDone { partition, read, data });
+        });
+    }
+
+    /// Removes a run that nobody reads.
+    pub(super) fn remove_run(self: &Rc<Self>, partition: PartitionId, of: RunNo) {
+        let disk = self.clone();
+        run(async move {
+            disk.runs.borrow_mut().remove(&(partition, of));
+            let path = run_path(&disk.data, partition, of);
+            check("remove", &path, glommio::io::remove(&path).await);
+        });
+    }
+
+    async fn run(&self, partition: PartitionId, of: RunNo) -> Rc<File> {
+        if let Some(file) = self.runs.borrow().get(&(partition, of)) {
+            return file.clone();
+        }
+        let path = run_path(&self.data, partition, of);
+        let file = Rc::new(File::open(&path, self.direct, Durable::No).await);
+        self.keep_run(partition, of, &file);
+        file
+    }
+
+    fn keep_run(&self, partition: PartitionId, of: RunNo, file: &Rc<File>) {
+        let mut runs = self.runs.borrow_mut();
+        if runs.len() >= OPEN_RUNS {
+            runs.retain(|_, file| Rc::strong_count(file) > 1);
+        }
+        runs.insert((partition, of), file.clone());
+    }
+
+    /// Writes all of the bytes, when there is space for them; the first ones make the file.
+    async fn write_run(&self, partition: PartitionId, of: RunNo, position: u64, bytes: &[u8]) {
+        let path = run_path(&self.data, partition, of);
+        let file = if position == 0 {
+            let file = loop {
+                match File::try_open(&path, self.direct, Durable::No, true).await {
+                    Err(error) if is_full(&error) => wait_for_space(&path).await,
+                    result => break Rc::new(check("create", &path, result)),
+                }
+            };
+            self.keep_run(partition, of, &file);
+            file
+        } else {
+            self.run(partition, of).await
+        };
+        while !self.try_write_run(&file, &path, position, bytes).await {
+            wait_for_space(&path).await;
+        }
+        self.counters.count(|c| c.run_write_bytes += bytes.len() as u64);
+    }
+
+    /// False if there is no space.
+    async fn try_write_run(&self, file: &File, path: &Path, position: u64, bytes: &[u8]) -> bool {
+        let mut buffer = Buffer::zeroed(self.direct, bytes.len() as u64);
+        buffer.bytes().copy_from_slice(bytes);
+        let written: Result<usize, GlommioError<()>> = file.try_write(buffer, position).await;
+        match written {
+            Ok(written) if written == bytes.len() => true,
+            // A short write comes before the error that tells why.
+            Ok(_) => false,
+            Err(error) if is_full(&error) => false,
+            Err(error) => fatal("write", path, &error.to_string()),
+        }
+    }
+}
