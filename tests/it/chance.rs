@@ -12,6 +12,11 @@ impl Chance {
         let given = std::env::var(variable).ok().map(|text| text.parse().expect("a number"));
         let seed = given.unwrap_or_else(time::wall_ms);
         println!("{variable}={seed}");
+        Self::seeded(seed)
+    }
+
+    /// The same numbers for the same seed.
+    pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 

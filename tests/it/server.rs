@@ -22,9 +22,11 @@ pub fn place() -> tempfile::TempDir {
     tempfile::tempdir_in(target).expect("target is writable")
 }
 
-/// The program, without what this environment would add to its options.
+/// The program, without what this environment would add to its options. `CHRONOSDB_PROGRAM` names
+/// another than the one that cargo built.
 pub fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_chronosdb"));
+    let given = std::env::var_os("CHRONOSDB_PROGRAM");
+    let mut command = Command::new(given.unwrap_or(env!("CARGO_BIN_EXE_chronosdb").into()));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CHRONOS_") {
             command.env_remove(name);
