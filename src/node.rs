@@ -127,7 +127,12 @@ async fn serve(
         }
     };
     control.serve(Doors::new(shards.gates.clone(), config.engine.partitions), &config);
-    started(&summary(&config, &control, &shards));
+    let summary = summary(&config, &control, &shards);
+    // In the log too: standard output has no place for it if the log is for machines.
+    for damage in &summary.damaged {
+        tracing::error!("{damage}");
+    }
+    started(&summary);
 
     signals.next().await;
     tracing::info!("shutting down");
