@@ -11,6 +11,7 @@
 //! - a later segment holds a valid entry (a segment is begun when the one before is synced), or
 //! - the caller knows it to be durable ([`Scan::known_synced`]), or
 //! - it is the head of the oldest segment and not the first of the log, or
+//! - the log was known to have durable entries, and has no segment any more, or
 //! - no tear can leave what lies there: another log's entry, a newer version's, an impossible head.
 //!
 //! Everything else is torn, valid entries behind it included: writes in flight finish in any order.
@@ -219,7 +220,24 @@ impl Scan {
     pub fn finish(self) -> ScanOutcome {
         assert!(matches!(self.step, Step::Done), "all is read");
         assert!(self.found.is_empty(), "all entries are taken");
-        self.outcome
+        let rot = self.outcome.rot.clone().or_else(|| self.gone());
+        ScanOutcome { rot, ..self.outcome }
+    }
+
+    /// A log without files, of which some entry is known to have been durable: a file that held it
+    /// is there before it is written, and no tear takes it away.
+    fn gone(&self) -> Option<RotReport> {
+        if !self.segments.is_empty() || self.known_synced == Index(0) || cfg!(bug_cut_on_rot) {
+            return None;
+        }
+        let first = Index(1);
+        let known = self.known_synced;
+        let text = format!(
+            "no segment is left: entry {first} and all behind it are lost; everything up to \
+             {known} is known to have been durable"
+        );
+        let place = Place::new(first, 0);
+        Some(RotReport { first_bad: first, next_valid: None, place, end: 0, text })
     }
 
     fn request(&self, least: u64) -> ReadRequest {
