@@ -4,6 +4,7 @@
 //! in place is told apart by its position: 1, where all before has 0.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +53,8 @@ enum Case {
     Fails(Eio),
     /// Reads fail while it serves.
     ReplayFails,
+    /// Reads bring other bytes than were written while it serves.
+    Rots,
     /// Reads fail while it starts.
     StartFails,
     /// A hundred times slower.
@@ -64,13 +67,14 @@ enum Case {
     Full { restarts: bool },
 }
 
-const CASES: [(&str, Case); 11] = [
+const CASES: [(&str, Case); 12] = [
     ("write-once", Case::Fails(Eio { on: "write", once: true })),
     ("write-always", Case::Fails(Eio { on: "write", once: false })),
     ("flush-once", Case::Fails(Eio { on: "flush", once: true })),
     ("flush-always", Case::Fails(Eio { on: "flush", once: false })),
     ("read-serving", Case::ReplayFails),
     ("read-starting", Case::StartFails),
+    ("rot-serving", Case::Rots),
     ("slow", Case::Slow),
     ("hangs", Case::Hangs),
     ("dies", Case::Dies),
@@ -151,6 +155,7 @@ impl Broken {
         match case {
             Case::Fails(eio) => self.fails(eio).await,
             Case::ReplayFails => self.replay_fails().await,
+            Case::Rots => self.rots().await,
             Case::StartFails => self.start_fails().await,
             Case::Slow => self.slow().await,
             Case::Hangs => self.hangs().await,
@@ -229,32 +234,69 @@ impl Broken {
 
     /// A replay whose reads fail ends with an error, and never as if it were complete.
     async fn replay_fails(&mut self) -> String {
-        let (server, load) = self.loaded(48 << 20).await;
-        server.kill();
-        load.stop().await;
-        // Too little memory for the records: they have to be read.
-        let setup = self.setup().with("--wheel-memory", "16MiB");
-        let mut server = setup.start();
-        let client = impatient(&server).await;
+        let mut server = self.with_little_memory().await;
         self.faults().inject(Eio { on: "read", once: false });
-        let mut came = 0;
-        let complete = 'topics: {
-            for topic in TOPICS {
-                let range = ReplayRange::Offsets { start: Offset(0), count: u64::from(u32::MAX) };
-                let options = ReplayOptions { range, ..ReplayOptions::new(topic) };
-                let Ok(mut replay) = client.replay(options).await else { break 'topics false };
-                while let Some(next) = for_the("the end of a replay", replay.next()).await {
-                    let Ok(next) = next else { break 'topics false };
-                    self.scribe.lock().events[&next.event.message_id].judge(&next.event);
-                    came += 1;
-                }
-            }
-            true
-        };
-        assert!(!complete, "a replay of {came} events needed no read");
+        let came = self.incomplete_replay(&server).await;
         let said = stopped(&mut server);
         self.rebuild();
         format!("{said}, {came} events into a replay; {}", self.recovers().await)
+    }
+
+    /// A replay over bytes that have rotted on the disk never hands them out, and the next start
+    /// says what is lost.
+    async fn rots(&mut self) -> String {
+        let server = self.with_little_memory().await;
+        let flipped = self.flip_a_payload();
+        let came = self.incomplete_replay(&server).await;
+        drop(server);
+        let server = self.setup().start();
+        let partitions = server.client().await.partitions().await.expect("it serves");
+        let damaged = partitions.iter().filter(|partition| partition.read_only).count();
+        assert_eq!(damaged, 1, "a bit of {flipped} was flipped: {partitions:?}");
+        format!("{came} events into a replay it ended; a new start says so")
+    }
+
+    /// A node with records that it must read from the disk.
+    async fn with_little_memory(&mut self) -> Server {
+        let (server, load) = self.loaded(48 << 20).await;
+        server.kill();
+        load.stop().await;
+        self.setup().with("--wheel-memory", "16MiB").with("--shards", 1).start()
+    }
+
+    /// Replays everything up to the error that there must be; returns how many events came.
+    async fn incomplete_replay(&self, server: &Server) -> usize {
+        let client = impatient(server).await;
+        let mut came = 0;
+        for topic in TOPICS {
+            let range = ReplayRange::Offsets { start: Offset(0), count: u64::from(u32::MAX) };
+            let options = ReplayOptions { range, ..ReplayOptions::new(topic) };
+            let Ok(mut replay) = client.replay(options).await else { return came };
+            while let Some(next) = for_the("the end of a replay", replay.next()).await {
+                let Ok(next) = next else { return came };
+                self.scribe.lock().events[&next.event.message_id].judge(&next.event);
+                came += 1;
+            }
+        }
+        panic!("a replay of {came} events is complete, and should not be");
+    }
+
+    /// Flips a bit on the disk, in the payload of an old event; returns its id.
+    fn flip_a_payload(&self) -> String {
+        let ledger = self.scribe.lock();
+        let now = time::wall_ms();
+        let old = |known: &&Known| {
+            known.len > 4096
+                && known.stored.is_some_and(|(_, at)| at.offset < 50 && at.schedule_ts < now)
+        };
+        let known = ledger.events.values().find(old).expect("an old one that is due");
+        let image = self.place.join("disk.img");
+        let disk = fs::read(&image).expect("the image is here");
+        let payload = payload(&known.id, 256);
+        let at = disk.windows(256).position(|bytes| bytes == payload).expect("it is on the disk");
+        let file = fs::OpenOptions::new().write(true).open(&image).expect("it is ours");
+        file.write_all_at(&[disk[at + 100] ^ 1], at as u64 + 100).expect("written");
+        known.id.clone()
     }
 
     async fn start_fails(&mut self) -> String {
