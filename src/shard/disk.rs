@@ -14,7 +14,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -462,8 +461,13 @@ pub(super) fn run(task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(task).detach();
 }
 
-pub(super) fn check<T, E: Display>(doing: &str, path: &Path, result: Result<T, E>) -> T {
-    result.unwrap_or_else(|error| fatal(doing, path, &error.to_string()))
+pub(super) fn check<T>(doing: &str, path: &Path, result: Result<T, GlommioError<()>>) -> T {
+    result.unwrap_or_else(|error| {
+        // The system's own words: glommio's repeat the path and name a descriptor.
+        let system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+        let why = system.map_or_else(|| error.to_string(), |system| system.to_string());
+        fatal(doing, path, &why)
+    })
 }
 
 pub(super) fn is_full(error: &GlommioError<()>) -> bool {
