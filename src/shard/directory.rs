@@ -214,12 +214,19 @@ pub(super) fn create_private(path: &Path) -> Result<(), DirectoryError> {
     if path.is_dir() {
         return Ok(());
     }
+    let named = |path: &&Path| !path.as_os_str().is_empty();
+    let missing = path.ancestors().filter(named).take_while(|path| !path.is_dir());
+    let missing: Vec<&Path> = missing.collect();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(io_error("create the directory", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
-        _ => sync_directory(Path::new(".")),
+    // A name is durable when the directory that holds it is synced: each that is new.
+    for made in missing.into_iter().rev() {
+        match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
+            _ => sync_directory(Path::new("."))?,
+        }
     }
+    Ok(())
 }
 
 /// Turns the system's error into ours.
