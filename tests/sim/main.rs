@@ -31,4 +31,5 @@ mod rule;
 mod run;
 mod seeds;
 mod trace;
+mod weather;
 mod world;

@@ -9,6 +9,7 @@ use chronosdb::base::ids::Offset;
 
 use super::groups::Facts;
 use super::rng::{Rng, Salt};
+use super::weather::Weather;
 
 /// Settings of one seed.
 #[derive(Clone, Debug)]
@@ -78,6 +79,14 @@ pub struct MemberPlan {
 
 impl Profile {
     pub fn new(seed: u64) -> Self {
+        let mut profile = Self::plain(seed);
+        if let Some(weather) = Weather::of(seed) {
+            weather.bend(&mut profile);
+        }
+        profile
+    }
+
+    fn plain(seed: u64) -> Self {
         let rng = &mut Rng::new(seed, Salt::Profile);
         let partitions = rng.between(1, 4) as u16;
         let external = rng.percent(20);

@@ -10,10 +10,12 @@ use super::profile::Profile;
 use super::rule::{Rule, broken_text};
 use super::seeds::REGRESSIONS;
 use super::trace::Trace;
+use super::weather::Weather;
 use super::world::World;
 
 const THREADS: u64 = 2;
 const SEEDS: u64 = 500;
+const WEATHER_SEEDS: u32 = 30;
 
 /// What one run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,14 +75,8 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-#[test]
-fn every_seed_keeps_every_rule() {
-    let seeds = seeds();
-    if let ([seed], Ok(_)) = (seeds.as_slice(), std::env::var("CHRONOSDB_SIM_ECHO")) {
-        println!("{:#?}", Profile::new(*seed));
-        let outcome = run(*seed, Trace::new(true, true));
-        println!("{:?}", outcome.map_err(|(text, _)| text));
-    }
+/// Runs all of them; what they have met.
+fn keep_every_rule(seeds: &[u64]) -> Coverage {
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
     let total = Mutex::new(Coverage::default());
@@ -107,8 +103,27 @@ fn every_seed_keeps_every_rule() {
     }
     let failed: Vec<u64> = failures.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{} of {} seeds fail: {failed:?}", failed.len(), seeds.len());
+    total
+}
+
+#[test]
+fn every_seed_keeps_every_rule() {
+    let seeds = seeds();
+    if let ([seed], Ok(_)) = (seeds.as_slice(), std::env::var("CHRONOSDB_SIM_ECHO")) {
+        println!("{:#?}", Profile::new(*seed));
+        let outcome = run(*seed, Trace::new(true, true));
+        println!("{:?}", outcome.map_err(|(text, _)| text));
+    }
+    let total = keep_every_rule(&seeds);
     // Few seeds may miss something; this many may not.
     let missing = total.missing();
     let enough = (seeds.len() as u64) < SEEDS || missing.is_empty();
     assert!(enough, "{} seeds never met: {missing:?}", seeds.len());
+}
+
+#[test]
+fn power_lost_soon_after_a_restart_takes_nothing_that_was_served() {
+    let seeds: Vec<u64> = Weather::PowerLossAfterRestart.seeds(WEATHER_SEEDS).collect();
+    let total = keep_every_rule(&seeds);
+    assert!(total.process_crashes > 0 && total.power_losses > 0, "{total:?}");
 }

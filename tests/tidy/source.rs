@@ -52,6 +52,7 @@ pub fn sources(root: &Path) -> Vec<Source> {
     for folder in ["src", "tests", "bench", "tools"] {
         collect(&root.join(folder), &mut paths);
     }
+    paths.push(root.join("build.rs"));
     let relative = |path: &PathBuf| {
         let path = path.strip_prefix(root).expect("it was found below the root");
         path.to_str().expect("the tree's names are text").to_owned()
@@ -303,7 +304,7 @@ pub struct Declared {
 
 /// What the `mod` lines of `file` lead to, those of inline modules included.
 pub fn declared_modules(file: &Source) -> Vec<Declared> {
-    let (folder, name) = file.path.rsplit_once('/').expect("sources lie in folders");
+    let (folder, name) = file.path.rsplit_once('/').unwrap_or(("", &file.path));
     let is_root = matches!(name, "mod.rs" | "lib.rs" | "main.rs") || !file.path.starts_with("src/");
     let stem = name.trim_end_matches(".rs");
     let own = if is_root { folder.to_owned() } else { format!("{folder}/{stem}") };

@@ -215,6 +215,7 @@ impl Partition {
         };
         self.phase = Phase::Syncing(recovery);
         if cfg!(bug_serve_before_sync) {
+            // Known bad: readable is taken for durable.
             return self.synced_after_scan(step);
         }
         step.effects.push(Effect::Sync { partition: self.id, segment });

@@ -381,7 +381,7 @@ impl Scan {
         self.step = Step::Done;
         let end = self.reader.place();
         let cutting = self.cut_from.is_some_and(|index| self.reader.next_index() >= index);
-        // The known-bad variant turns damage_to_what_was_synced_is_rot_and_said_exactly red.
+        // Known bad: what was durable is cut like a torn end.
         let may_cut = cutting || cfg!(bug_cut_on_rot);
         if let Some(proof) = hunt.proof.filter(|_| !may_cut) {
             self.outcome.rot = Some(self.report(hunt, proof, fault));

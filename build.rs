@@ -1,0 +1,37 @@
+//! Known-bad builds: the crate with one mistake put in on purpose, which a named test must catch.
+//!
+//! `CHRONOSDB_BUG=bug_floor_tick cargo test ...` sets `cfg(bug_floor_tick)` for this package alone
+//! (RUSTFLAGS would rebuild every dependency with it). Unset or empty, the build is as if this file
+//! were not there. `scripts/seeded-bugs.sh` builds each and runs its test.
+//!
+//! This is the one list: to add one, add a line here, its place in the code, and a line in the
+//! script. `tests/tidy.rs` compares the three.
+
+const VARIABLE: &str = "CHRONOSDB_BUG";
+
+/// Every known-bad build, with what is wrong in it.
+const BUGS: &[(&str, &str)] = &[
+    ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
+    ("bug_floor_tick", "the wheel rounds down"),
+    ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
+    ("bug_unaligned_levels", "the wheel's upper levels count from wherever it stands"),
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    for (bug, _) in BUGS {
+        println!("cargo::rustc-check-cfg=cfg({bug})");
+    }
+    let wanted = std::env::var_os(VARIABLE).unwrap_or_default();
+    if wanted.is_empty() {
+        return;
+    }
+    if let Some((bug, wrong)) = BUGS.iter().find(|(bug, _)| wanted == *bug) {
+        println!("cargo::rustc-cfg={bug}");
+        println!("cargo::warning=known-bad build {bug}: {wrong}. Never run it on real data.");
+    } else {
+        let wanted = wanted.display();
+        println!("cargo::error={VARIABLE}={wanted} is not in the list of build.rs");
+    }
+}
