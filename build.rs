@@ -11,10 +11,15 @@ const VARIABLE: &str = "CHRONOSDB_BUG";
 
 /// Every known-bad build, with what is wrong in it.
 const BUGS: &[(&str, &str)] = &[
+    ("bug_ack_joiners", "a publish that comes during a write is acknowledged by that write"),
     ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
+    ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
+    ("bug_drop_without_credit", "an offer that finds no credit is dropped"),
     ("bug_floor_tick", "the wheel rounds down"),
+    ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
     ("bug_unaligned_levels", "the wheel's upper levels count from wherever it stands"),
+    ("bug_write_without_sync", "writes to the log are acknowledged and not synced"),
 ];
 
 fn main() {

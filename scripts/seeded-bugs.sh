@@ -11,10 +11,15 @@ cd "$(dirname "$0")/.."
 
 # bug, the target of the test, its full name, and for a run of the simulator its seeds
 table='
-bug_cut_on_rot         lib engine::log::scan::tests::damage_to_what_was_synced_is_rot_and_said_exactly
-bug_floor_tick         lib engine::wheel::tests::fires_at_its_time_and_not_before
-bug_serve_before_sync  sim run::power_lost_soon_after_a_restart_takes_nothing_that_was_served
-bug_unaligned_levels   lib engine::wheel::model_test::agrees_with_a_sorted_map
+bug_ack_joiners              sim run::every_seed_keeps_every_rule 0..60
+bug_cut_on_rot               lib engine::log::scan::tests::damage_to_what_was_synced_is_rot_and_said_exactly
+bug_deliver_before_durable   sim run::every_seed_keeps_every_rule 0..60
+bug_drop_without_credit      sim run::every_seed_keeps_every_rule 0..10
+bug_floor_tick               lib engine::wheel::tests::fires_at_its_time_and_not_before
+bug_forget_dedup_at_restart  sim run::every_seed_keeps_every_rule 0..60
+bug_serve_before_sync        sim run::power_lost_soon_after_a_restart_takes_nothing_that_was_served
+bug_unaligned_levels         lib engine::wheel::model_test::agrees_with_a_sorted_map
+bug_write_without_sync       sim run::every_seed_keeps_every_rule 0..60
 '
 
 target_dir=${CARGO_TARGET_DIR:-target}

@@ -148,12 +148,27 @@ impl Partition {
                 }
             }
             self.writes.submitted.insert(write, (step.now.boot_us, len));
-            let sync = !matches!(step.config.fsync, FsyncMode::Periodic { .. });
+            let periodic = matches!(step.config.fsync, FsyncMode::Periodic { .. });
+            // Known bad: the page cache is taken for the disk.
+            let sync = !periodic && !cfg!(bug_write_without_sync);
             step.effects.push(Effect::Write { partition, write, segment, position, len, sync });
         }
         if let Some((from, to)) = tail.wants_fill() {
             let segment = tail.end().segment;
             step.effects.push(Effect::Fill { partition, segment, from, to });
+        }
+        if cfg!(bug_deliver_before_durable) {
+            self.apply_submitted(step);
+        }
+    }
+
+    /// Known bad: what is on its way to the disk is applied, and so delivered. Who waits for it is
+    /// answered when it is durable, as it should be.
+    fn apply_submitted(&mut self, step: &mut Step<'_>) {
+        let nobody_acks = self.proposals.settle_waits.is_empty();
+        let submitted = self.places.keys().next_back().copied();
+        if let Some(index) = submitted.filter(|_| self.phase == Phase::Serving && nobody_acks) {
+            self.persisted(step, index);
         }
     }
 
@@ -177,7 +192,10 @@ impl Partition {
         step.stats.commit_bytes += bytes;
         let Some(index) = tail.done(write) else { return };
         assert!(index >= self.writes.written, "writes are acknowledged in log order");
-        self.writes.written = index;
+        let before = std::mem::replace(&mut self.writes.written, index);
+        if cfg!(bug_deliver_before_durable) {
+            (before.0 + 1..=index.0).for_each(|index| self.answer_all(step, Index(index)));
+        }
         let FsyncMode::Periodic { interval_ms } = step.config.fsync else {
             self.writes.synced = index;
             return self.persisted(step, index);
@@ -249,8 +267,8 @@ impl Partition {
                 self.arm_entry(step, &header, &body);
             }
             self.settled(step, applied);
-            for waiter in self.proposals.applied(header.index) {
-                self.answer(step, waiter);
+            if !cfg!(bug_deliver_before_durable) || header.index <= self.writes.written {
+                self.answer_all(step, header.index);
             }
             self.proposals.topics_defined(self.topics.count());
             if self.phase == Phase::Opening(header.index) {
@@ -280,6 +298,13 @@ impl Partition {
                 }
             }
             Content::NoOp | Content::Settle(_) | Content::State(_) => {}
+        }
+    }
+
+    /// Tells all who wait for an entry that it is applied.
+    fn answer_all(&mut self, step: &mut Step<'_>, index: Index) {
+        for waiter in self.proposals.applied(index) {
+            self.answer(step, waiter);
         }
     }
 

@@ -179,7 +179,12 @@ impl Partition {
         step.stats.published += stored;
         self.writes.force_sync |= durable;
         let (shard, request) = (slice.shard, slice.request);
-        if stored > 0 {
+        let writing = self.tail.as_ref().is_some_and(|tail| tail.writes_in_flight() > 0);
+        if cfg!(bug_ack_joiners) && stored > 0 && writing {
+            // Known bad: it waits for the write under way, which does not hold its bytes.
+            let waiter = Waiter::Publish { shard, request, outcomes };
+            self.proposals.wait(self.replica.last().0, vec![waiter]);
+        } else if stored > 0 {
             let open = self.proposals.publishes.as_mut().expect("events were just added");
             open.waiters.push(Waiter::Publish { shard, request, outcomes });
         } else if let Some(offset) = waits_for {

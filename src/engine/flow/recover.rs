@@ -17,6 +17,7 @@ use super::roll::Roll;
 use crate::base::config::FsyncMode;
 use crate::base::ids::{GroupNo, Index, Offset, Position, Term, TopicNo};
 use crate::base::limits;
+use crate::engine::dedup::Dedup;
 use crate::engine::effect::{Effect, RecoveryReport};
 use crate::engine::input::{HardState, SegmentFile};
 use crate::engine::log::{Body, EntryKind, LogEnd, Place, Scan, ScanOutcome, Scanned, Tail};
@@ -238,6 +239,10 @@ impl Partition {
         self.report = Some(recovery.report);
         self.writes = Writes::starting_at(last_index);
         self.proposals.next_offset = self.sealed_end;
+        if cfg!(bug_forget_dedup_at_restart) {
+            // Known bad: ids are remembered by the process, not by the log.
+            self.dedup = Dedup::new(step.config.dedup_key, step.config.dedup_ttl_ms);
+        }
         if let Some(LogEnd { place, tail_block, filled_end }) = outcome.end {
             // A directory may be opened with a smaller segment size than it was written with.
             let bytes = step.config.segment_bytes.max(filled_end);

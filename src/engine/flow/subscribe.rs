@@ -126,6 +126,9 @@ impl Front {
         offer: Offer,
     ) {
         let Some(Stream::Subscription(subscription)) = self.stream(id) else { return };
+        if cfg!(bug_drop_without_credit) && subscription.free() == 0 {
+            return; // known bad: nobody offers it again
+        }
         subscription.source(partition).offer = Some(offer);
         subscription.grant(step);
     }
@@ -169,7 +172,7 @@ impl Subscription {
     /// Grants free credit to the partitions whose offers are due earliest.
     pub(in crate::engine) fn grant(&mut self, step: &mut Step<'_>) {
         while let Some((partition, offer)) = self.earliest_offer() {
-            let free = self.credit - self.in_flight - self.granted;
+            let free = self.free();
             let taken = self.out_bytes + self.granted_bytes;
             // A quarter of the window each, so that partitions of several shards work at once.
             let bytes = limits::SUBSCRIPTION_OUT_BYTES.saturating_sub(taken).min(GRANT_BYTES);
@@ -261,6 +264,10 @@ impl Subscription {
             .iter()
             .filter_map(|(partition, source)| source.offer.map(|offer| (*partition, offer)))
             .min_by_key(|(_, offer)| offer.earliest)
+    }
+
+    fn free(&self) -> u32 {
+        self.credit - self.in_flight - self.granted
     }
 
     fn source(&mut self, partition: PartitionId) -> &mut Source {
