@@ -17,7 +17,10 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_drop_without_credit", "an offer that finds no credit is dropped"),
     ("bug_floor_tick", "the wheel rounds down"),
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
+    ("bug_open_without_dsync", "the descriptor of durable writes is an ordinary one"),
+    ("bug_retry_after_sync_error", "a sync that fails is tried again, and then believed"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
+    ("bug_skip_directory_fsync", "a new segment's directory entry is not made durable"),
     ("bug_unaligned_levels", "the wheel's upper levels count from wherever it stands"),
     ("bug_write_without_sync", "writes to the log are acknowledged and not synced"),
 ];

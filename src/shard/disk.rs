@@ -257,8 +257,13 @@ impl Disk {
     }
 
     pub(super) async fn sync_directory(&self, partition: PartitionId) {
+        if cfg!(bug_skip_directory_fsync) {
+            return; // known bad: a name that can be seen is taken for durable
+        }
         let path = partition_path(&self.data, partition);
         let directory = check("open", &path, Directory::open(&path).await);
+        #[cfg(test)]
+        check("sync", &path, super::fault::strike(super::fault::Fault::DirectorySync));
         check("sync", &path, directory.sync().await);
         check("close", &path, directory.close().await);
     }
@@ -368,7 +373,8 @@ impl File {
     ) -> Result<Self, GlommioError<()>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).mode(0o600);
-        if direct && durable == Durable::Yes {
+        // Known bad: both descriptors are of the same kind.
+        if direct && durable == Durable::Yes && !cfg!(bug_open_without_dsync) {
             options.custom_flags(OFlags::DSYNC.bits() as i32);
         }
         let name = path.to_owned();
@@ -429,9 +435,20 @@ impl File {
     }
 
     pub(super) async fn sync(&self) {
+        let (Self::Direct(_, path) | Self::Buffered(_, path)) = self;
+        let mut synced = self.try_sync().await;
+        if cfg!(bug_retry_after_sync_error) && synced.is_err() {
+            synced = self.try_sync().await; // known bad: what was lost is not dirty any more
+        }
+        check("sync", path, synced);
+    }
+
+    async fn try_sync(&self) -> Result<(), GlommioError<()>> {
+        #[cfg(test)]
+        super::fault::strike(super::fault::Fault::Sync)?;
         match self {
-            Self::Direct(file, path) => check("sync", path, file.fdatasync().await),
-            Self::Buffered(file, path) => check("sync", path, file.fdatasync().await),
+            Self::Direct(file, _) => file.fdatasync().await,
+            Self::Buffered(file, _) => file.fdatasync().await,
         }
     }
 

@@ -1,10 +1,16 @@
 //! Tests of the disk's operations on real files, with direct and with buffered I/O.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
 use glommio::LocalExecutorBuilder;
+use rustix::process::Signal;
 
 use super::*;
 use crate::base::ids::Term;
 use crate::shard::clock::breathe;
+use crate::shard::fault::{Fault, plant};
 use crate::shard::mount::mount;
 
 const PARTITION: PartitionId = PartitionId(1);
@@ -35,18 +41,47 @@ async fn read(disk: &Rc<Disk>, position: u64, len: u64) -> Bytes {
 /// Runs a scene on a disk with an empty partition, once per kind of I/O.
 fn on_disk<F: Future<Output = ()>>(scene: impl Fn(Rc<Disk>) -> F + Clone + Send + 'static) {
     for direct in [true, false] {
-        let scene = scene.clone();
-        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
-        let place = place.expect("a directory");
-        let data = place.path().to_owned();
-        let run = LocalExecutorBuilder::default().spawn(move || async move {
-            let mounted = mount(&data, PARTITION).expect("mounted");
-            let counters = Rc::new(Counters::new());
-            let disk = Disk::new(&data, direct, Rc::new(Inbox::default()), counters);
-            disk.mount(PARTITION, mounted.slot);
-            scene(disk).await;
-        });
-        run.expect("a thread").join().expect("the scene ends well");
+        on_one_disk(direct, scene.clone());
+    }
+}
+
+fn on_one_disk<F: Future<Output = ()>>(
+    direct: bool,
+    scene: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
+) {
+    let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+    let place = place.expect("a directory");
+    let data = place.path().to_owned();
+    let run = LocalExecutorBuilder::default().spawn(move || async move {
+        let mounted = mount(&data, PARTITION).expect("mounted");
+        let counters = Rc::new(Counters::new());
+        let disk = Disk::new(&data, direct, Rc::new(Inbox::default()), counters);
+        disk.mount(PARTITION, mounted.slot);
+        scene(disk).await;
+    });
+    run.expect("a thread").join().expect("the scene ends well");
+}
+
+/// Runs a scene, once per kind of I/O, in a process of its own that must stop at a failed sync.
+/// `test` is the name of the test that calls this: the process runs it again.
+fn dies<F: Future<Output = ()>>(
+    test: &str,
+    kinds: &[&str],
+    scene: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
+) {
+    const KIND: &str = "CHRONOSDB_TEST_DIES_ON";
+    if let Ok(kind) = std::env::var(KIND) {
+        return on_one_disk(kind == "direct", scene);
+    }
+    let (_, module) = module_path!().split_once("::").expect("a module of the crate");
+    for kind in kinds {
+        let me = std::env::current_exe().expect("a test has a binary");
+        let mut process = Command::new(me);
+        process.args(["--exact", &format!("{module}::{test}"), "--nocapture"]).env(KIND, kind);
+        let output = process.output().expect("started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let aborted = output.status.signal() == Some(Signal::ABORT.as_raw());
+        assert!(aborted && said.contains("cannot sync"), "{kind}: {}: {said}", output.status);
     }
 }
 
@@ -134,5 +169,60 @@ fn the_hard_state_alternates_between_its_slots() {
             let found = mount(&disk.data, PARTITION).expect("mounted");
             assert_eq!((found.slot, found.hard_state), (number, Some(state)));
         }
+    });
+}
+
+#[test]
+fn a_failed_sync_stops_the_process() {
+    dies("a_failed_sync_stops_the_process", &["direct", "buffered"], |disk| async move {
+        create_and_fill(&disk).await;
+        disk.write(extent(0, BLOCK), 1, false, |buffer| buffer.fill(1));
+        assert!(matches!(next(&disk.inbox).await, Input::WriteDone { write: 1, .. }));
+        plant(Fault::Sync);
+        disk.sync(PARTITION, SEGMENT);
+        next(&disk.inbox).await;
+    });
+}
+
+#[test]
+fn a_failed_sync_of_a_write_stops_the_process() {
+    // A direct write is synced by its descriptor: see the next test.
+    dies("a_failed_sync_of_a_write_stops_the_process", &["buffered"], |disk| async move {
+        create_and_fill(&disk).await;
+        plant(Fault::Sync);
+        disk.write(extent(0, BLOCK), 1, true, |buffer| buffer.fill(1));
+        next(&disk.inbox).await;
+    });
+}
+
+#[test]
+fn a_durable_write_goes_through_a_descriptor_that_syncs() {
+    on_one_disk(true, |disk| async move {
+        create_and_fill(&disk).await;
+        for (write, sync) in [(1, true), (2, false)] {
+            disk.write(extent(write * BLOCK, BLOCK), write, sync, |buffer| buffer.fill(1));
+            assert!(matches!(next(&disk.inbox).await, Input::WriteDone { .. }));
+        }
+        for (durable, syncs) in [(Durable::Yes, true), (Durable::No, false)] {
+            let file = disk.files.borrow()[&(PARTITION, SEGMENT, durable)].clone();
+            let File::Direct(file, _) = &*file else { panic!("opened for direct I/O") };
+            let info = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+            let info = std::fs::read_to_string(info).expect("an open descriptor");
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = u32::from_str_radix(flags.expect("flags").trim(), 8).expect("octal");
+            let flags = OFlags::from_bits_retain(flags);
+            assert!(flags.contains(OFlags::DIRECT), "{flags:?}");
+            assert_eq!(flags.contains(OFlags::DSYNC), syncs, "{durable:?}: {flags:?}");
+        }
+    });
+}
+
+#[test]
+fn a_failed_sync_of_a_directory_stops_the_process() {
+    let test = "a_failed_sync_of_a_directory_stops_the_process";
+    dies(test, &["direct", "buffered"], |disk| async move {
+        plant(Fault::DirectorySync);
+        disk.in_order(PARTITION, FileOp::Create(SEGMENT));
+        next(&disk.inbox).await;
     });
 }

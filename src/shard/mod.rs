@@ -12,6 +12,8 @@ mod boot;
 mod clock;
 pub mod directory;
 mod disk;
+#[cfg(test)]
+mod fault;
 mod gate;
 mod inbox;
 mod jobs;
