@@ -178,6 +178,8 @@ impl Directory {
             Some(file) => file,
             None => create_format(path, partitions)?,
         };
+        // What an earlier process has made and did not live to make durable is built upon now.
+        sync_directory(path)?;
         let damaged =
             |why: &str| DirectoryError::Damaged { path: path.join(FORMAT_FILE), why: why.into() };
         if file.partitions != partitions {
@@ -204,29 +206,41 @@ pub(super) fn partition_path(data: &Path, partition: PartitionId) -> PathBuf {
 
 /// Makes the entries of a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
+    #[cfg(test)]
+    super::fault::strike(super::fault::Fault::DirectorySync)
+        .map_err(io_error("make durable the directory", path))?;
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(io_error("make durable the directory", path))
 }
 
-/// Makes a directory that only its owner can enter, parents included, durably.
+/// Makes a directory that only its owner can enter, parents included, durably. One that is there
+/// is made durable too: who made it may have died before that.
 pub(super) fn create_private(path: &Path) -> Result<(), DirectoryError> {
-    if path.is_dir() {
-        return Ok(());
-    }
     let named = |path: &&Path| !path.as_os_str().is_empty();
     let missing = path.ancestors().filter(named).take_while(|path| !path.is_dir());
     let missing: Vec<&Path> = missing.collect();
+    if missing.is_empty() {
+        return match sync_directory(parent_of(path)) {
+            // A parent that may not be read: somebody else made the directory there.
+            Err(DirectoryError::Io { error, .. })
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        };
+    }
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(io_error("create the directory", path))?;
     // A name is durable when the directory that holds it is synced: each that is new.
-    for made in missing.into_iter().rev() {
-        match made.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
-            _ => sync_directory(Path::new("."))?,
-        }
-    }
-    Ok(())
+    missing.into_iter().rev().map(parent_of).try_for_each(sync_directory)
+}
+
+/// The directory that holds a name.
+fn parent_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
 }
 
 /// Turns the system's error into ours.
@@ -342,7 +356,6 @@ fn create_format(data: &Path, partitions: u16) -> Result<FormatFile, DirectoryEr
         .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
         .and_then(|()| fs::rename(&aside, &path));
     written.map_err(io_error("write", &path))?;
-    sync_directory(data)?;
     Ok(file)
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the data directory: what is kept, what is refused, in which words.
 
 use super::*;
+use crate::shard::fault::{Fault, plant_behind};
 
 fn place() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").expect("a directory")
@@ -24,6 +25,19 @@ fn a_directory_keeps_its_numbers() {
     drop(first);
     let again = Directory::open(&path, 7, true).expect("the same directory");
     assert_eq!((again.cluster, again.dedup_key, again.partitions), (cluster, key, 7));
+}
+
+#[test]
+fn a_directory_that_was_there_is_made_durable_again() {
+    let place = place();
+    let path = place.path().join("data");
+    drop(Directory::open(&path, 2, true).expect("a new directory"));
+    // Its own entry, then the entries in it.
+    for others in 0..2 {
+        plant_behind(Fault::DirectorySync, others);
+        assert!(refusal(&path, 2).contains("make durable"));
+    }
+    drop(Directory::open(&path, 2, true).expect("the same directory"));
 }
 
 #[test]

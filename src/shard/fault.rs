@@ -1,5 +1,5 @@
-//! Faults that a test puts in the way of the disk: the next operation of a kind fails once, as a
-//! failing device has it, and works ever after. Only tests are built with this.
+//! Faults that a test puts in the way of the disk: one operation of a kind fails, as a failing
+//! device has it, and those behind it work. Only tests are built with this.
 //!
 //! A fault belongs to the thread that plants it, so tests side by side don't meet each other's.
 
@@ -18,20 +18,28 @@ pub(super) enum Fault {
 }
 
 thread_local! {
-    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    /// And how many of its kind are let through before.
+    static PLANTED: Cell<Option<(Fault, u32)>> = const { Cell::new(None) };
 }
 
 /// The next operation of this kind fails.
 pub(super) fn plant(fault: Fault) {
-    let before = PLANTED.replace(Some(fault));
+    plant_behind(fault, 0);
+}
+
+/// After so many operations of this kind, the next one fails.
+pub(super) fn plant_behind(fault: Fault, others: u32) {
+    let before = PLANTED.replace(Some((fault, others)));
     assert_eq!(before, None, "one fault at a time");
 }
 
 /// An operation of this kind is about to be done: does it fail?
 pub(super) fn strike(fault: Fault) -> io::Result<()> {
-    if PLANTED.get() != Some(fault) {
-        return Ok(());
+    match PLANTED.get() {
+        Some((planted, others)) if planted == fault => {
+            PLANTED.set(others.checked_sub(1).map(|others| (fault, others)));
+            if others == 0 { Err(Errno::IO.into()) } else { Ok(()) }
+        }
+        _ => Ok(()),
     }
-    PLANTED.set(None);
-    Err(Errno::IO.into())
 }

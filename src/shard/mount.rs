@@ -53,16 +53,18 @@ fn remove_runs(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the partition's directory and slot file if they are not there, and lists what is.
+/// Makes the partition's directory and slot file if they are not there, and lists what is, durably.
 pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, DirectoryError> {
     let path = partition_path(data, partition);
     create_private(&path)?;
     let state = path.join(STATE_FILE);
     if !state.exists() {
         create_state(&state)?;
-        sync_directory(&path)?;
     }
     remove_runs(&path).map_err(io_error("remove old runs from", &path))?;
+    // Not only for the new: a process that died may have made a segment and not its entry durable.
+    // What is listed below is there for good.
+    sync_directory(&path)?;
     let mut slots = Vec::new();
     fs::File::open(&state)
         .and_then(|mut file| file.read_to_end(&mut slots))
@@ -146,6 +148,7 @@ fn decode_slot(slot: &[u8], partition: PartitionId) -> Option<(u64, HardState)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::fault::{Fault, plant_behind};
 
     const PARTITION: PartitionId = PartitionId(3);
 
@@ -170,6 +173,19 @@ mod tests {
             found,
             Mounted { partition: PARTITION, segments: vec![], hard_state: None, slot: 0 }
         );
+    }
+
+    #[test]
+    fn what_is_found_is_durable_before_it_is_listed() {
+        let place = place();
+        mount(place.path(), PARTITION).expect("mounted");
+        // The entry of the partition's directory, then the entries in it.
+        for others in 0..2 {
+            plant_behind(Fault::DirectorySync, others);
+            let error = mount(place.path(), PARTITION).expect_err("a sync fails").to_string();
+            assert!(error.contains("make durable"), "{error}");
+        }
+        mount(place.path(), PARTITION).expect("mounted");
     }
 
     #[test]

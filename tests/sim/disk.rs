@@ -91,8 +91,8 @@ impl Disk {
         }
     }
 
-    /// What a starting process finds. A driver syncs its directories before it mounts, so every
-    /// entry it has seen is durable; bytes are not.
+    /// What a starting process finds. A driver syncs a directory before it lists it
+    /// (`shard/mount.rs`), so every entry it has seen is durable; bytes are not.
     pub fn mount(&mut self, partition: PartitionId) -> (Vec<SegmentFile>, Option<HardState>) {
         assert!(self.flight.is_empty(), "a crash has ended everything in flight");
         self.unlocked.insert(partition.0);
