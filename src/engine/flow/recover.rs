@@ -20,7 +20,7 @@ use crate::base::limits;
 use crate::engine::dedup::Dedup;
 use crate::engine::effect::{Effect, RecoveryReport};
 use crate::engine::input::{HardState, SegmentFile};
-use crate::engine::log::{Body, EntryKind, LogEnd, Place, Scan, ScanOutcome, Scanned, Tail};
+use crate::engine::log::{Body, EntryKind, Known, LogEnd, Place, Scan, ScanOutcome, Scanned, Tail};
 use crate::engine::partition::{LogEntry, Partition};
 use crate::engine::reads::SCAN_READ;
 use crate::engine::replica::{CommitRule, Replica};
@@ -97,18 +97,12 @@ impl Partition {
             torn_bytes: 0,
             rot: None,
         };
-        // A segment is begun when everything before it is synced: its file says so, empty as it is.
-        let before_last = segments.last().map_or(0, |segment| segment.first.0 - 1);
         let committed = match step.config.fsync {
-            FsyncMode::Periodic { .. } => 0,
-            FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit.0,
+            FsyncMode::Periodic { .. } => Index(0),
+            FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit,
         };
-        let mut scan =
-            Scan::new(self.ids, segments.clone()).known_synced(Index(before_last.max(committed)));
-        if hard_state.cut_from > Index(0) {
-            scan = scan.cut_from(hard_state.cut_from);
-        }
-        let scan = Some(scan);
+        let known = Known { committed, cut_from: hard_state.cut_from };
+        let scan = Some(Scan::recover(self.ids, segments.clone(), known));
         let recovery = Recovery {
             scan,
             outcome: None,

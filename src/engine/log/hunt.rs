@@ -9,6 +9,7 @@
 //! ahead, so at a clean or torn end this reads some ten MiB at most; and behind damage in the
 //! middle of a log it ends with the first proof, which is close by.
 
+use super::entry::EntryHeader;
 use super::envelope::{ENTRY_ALIGN, HEAD_BYTES, HeadError, Ids, MAGIC, decode_head};
 use super::segment::Place;
 use crate::base::ids::{Index, Term};
@@ -25,8 +26,8 @@ pub(super) struct Hunt {
     term: Term,
     /// Behind the last byte that is not zero, in the segment of `end`.
     pub(super) garbage_end: u64,
-    /// First valid later entry.
-    pub(super) first_later: Option<(Index, Place)>,
+    /// Head and place of the first valid later entry.
+    pub(super) first_later: Option<(EntryHeader, Place)>,
     /// Why the bad entry had been durable.
     pub(super) proof: Option<Proof>,
 }
@@ -42,8 +43,9 @@ pub(super) enum Proof {
     Known,
     /// It is the head of the oldest segment left.
     Head,
-    /// A newer version of the program wrote here, or another log's entry lies here, or a head that
-    /// no version writes: no tear makes these.
+    /// A newer version of the program wrote here, in this format: no tear makes its heads.
+    Newer(u16),
+    /// Another log's entry lies here, or a head that no version writes: no tear makes these.
     Impossible,
 }
 
@@ -83,8 +85,8 @@ impl Hunt {
     fn judge(&mut self, place: Place, head: &[u8]) {
         let (envelope, header) = match decode_head(head) {
             Ok(head) => head,
-            Err(HeadError::Version(_)) => {
-                self.proof.get_or_insert(Proof::Impossible);
+            Err(HeadError::Version(version)) => {
+                self.proof.get_or_insert(Proof::Newer(version));
                 return;
             }
             Err(_) => return,
@@ -95,7 +97,7 @@ impl Hunt {
         if !ours || header.index <= self.bad || header.term < self.term {
             return;
         }
-        self.first_later.get_or_insert((header.index, place));
+        self.first_later.get_or_insert((header, place));
         if envelope.synced_index >= self.bad {
             self.proof.get_or_insert(Proof::Synced(header.index, envelope.synced_index));
         } else if place.segment > self.end.segment {

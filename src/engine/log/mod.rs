@@ -8,6 +8,7 @@
 //!  find:    SparseIndex, RecordCache         segment files
 //!                                                 |
 //!  read:    Reader (a chunk -> entries)      Scan (recovery: the whole log, torn or rotten?)
+//!                                            Salvage (what can be read behind rot)
 //! ```
 //! Everything durable in a partition is an entry here. What must hold:
 //! - bytes that are not exactly the next entry are never taken for it (`reader`);
@@ -26,6 +27,7 @@ mod fill;
 mod hunt;
 pub mod index;
 pub mod reader;
+pub mod salvage;
 pub mod scan;
 pub mod segment;
 pub mod settle;
@@ -35,7 +37,7 @@ pub mod tail;
 #[cfg(test)]
 mod crash_test;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod reader_test;
 
@@ -46,7 +48,8 @@ pub use entry::{EntryHeader, EntryKind};
 pub use envelope::{Envelope, Ids, entry_len};
 pub use index::{SparseIndex, Spot};
 pub use reader::{EntryFault, Parsed, Reader};
-pub use scan::{LogEnd, ReadRequest, RotReport, Scan, ScanOutcome, Scanned};
+pub use salvage::{Hole, Salvage, Salvaged};
+pub use scan::{Known, LogEnd, ReadRequest, RotReport, Scan, ScanOutcome, Scanned};
 pub use segment::{Place, SegmentFile};
 pub use settle::{
     DeadReason, GroupsBuilder, GroupsView, NewGroup, SettleBuilder, SettleKind, SettleView,

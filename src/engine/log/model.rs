@@ -1,4 +1,5 @@
-//! For the tests of this folder: a maker of entries, and a disk in memory.
+//! For the tests of this folder, and of those who read logs: a maker of entries, a disk in memory,
+//! and a log written to it.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +9,13 @@ use super::batch::{NewRecord, PublishBuilder};
 use super::body::Body;
 use super::entry::{EntryHeader, EntryKind};
 use super::envelope::Ids;
-use super::scan::{Scan, ScanOutcome, Scanned};
-use super::segment::SegmentFile;
+use super::salvage::{Salvage, Salvaged};
+use super::scan::{Known, ReadRequest, Scan, ScanOutcome, Scanned};
+use super::segment::{Place, SegmentFile};
 use super::tail::{Planned, Tail};
 use crate::base::ids::{Index, Offset, PartitionId, Term, TopicNo};
 
-pub(super) const IDS: Ids = Ids { cluster: 0xc1u64 << 32 | 0x5eed, partition: PartitionId(3) };
+pub(crate) const IDS: Ids = Ids { cluster: 0xc1u64 << 32 | 0x5eed, partition: PartitionId(3) };
 
 /// Makes the entries of a log, one behind the other.
 #[derive(Clone, Debug)]
@@ -63,8 +65,8 @@ fn record(index: Index, bytes: usize) -> Body {
 
 /// The files of one log.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk {
-    pub(super) files: BTreeMap<Index, Vec<u8>>,
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<Index, Vec<u8>>,
 }
 
 impl Disk {
@@ -76,23 +78,103 @@ impl Disk {
         file[position as usize..end].copy_from_slice(bytes);
     }
 
+    /// The files as a mount lists them.
+    fn segments(&self) -> Vec<SegmentFile> {
+        let files = self.files.iter();
+        files.map(|(first, file)| SegmentFile { first: *first, len: file.len() as u64 }).collect()
+    }
+
+    fn read(&self, request: ReadRequest) -> Bytes {
+        let file = &self.files[&request.segment];
+        let from = (request.position as usize).min(file.len());
+        let to = (from + request.len as usize).min(file.len());
+        Bytes::copy_from_slice(&file[from..to])
+    }
+
     /// Recovers: reads what the scan asks for until it asks for no more.
     pub(super) fn scan(&self, scan: impl FnOnce(Scan) -> Scan) -> (ScanOutcome, Vec<Scanned>) {
-        let files = self.files.iter();
-        let segments: Vec<_> = files
-            .map(|(first, file)| SegmentFile { first: *first, len: file.len() as u64 })
-            .collect();
-        let mut scan = scan(Scan::new(IDS, segments));
+        self.run(scan(Scan::new(IDS, self.segments())))
+    }
+
+    /// Recovers with all that is known of a whole log.
+    pub(super) fn recover(&self, known: Known) -> (ScanOutcome, Vec<Scanned>) {
+        self.run(Scan::recover(IDS, self.segments(), known))
+    }
+
+    fn run(&self, mut scan: Scan) -> (ScanOutcome, Vec<Scanned>) {
         let mut found = Vec::new();
         while let Some(request) = scan.next_read() {
-            let file = &self.files[&request.segment];
-            let from = (request.position as usize).min(file.len());
-            let to = (from + request.len as usize).min(file.len());
-            scan.feed(&Bytes::copy_from_slice(&file[from..to]));
+            scan.feed(&self.read(request));
             found.extend(scan.take_entries());
         }
         (scan.finish(), found)
     }
+
+    /// What lies behind the rot that a recovery has found.
+    pub(super) fn salvage(&self, outcome: &ScanOutcome) -> Vec<Salvaged> {
+        let rot = outcome.rot.as_ref().expect("rot");
+        let mut salvage = Salvage::new(IDS, self.segments(), rot, outcome.last);
+        let mut found = Vec::new();
+        while let Some(request) = salvage.next_read() {
+            salvage.feed(&self.read(request));
+            found.extend(salvage.take());
+        }
+        found.extend(salvage.take());
+        found
+    }
+}
+
+/// Size of a segment of [`log`].
+pub(crate) const SEGMENT: u64 = 1 << 20;
+/// Entries of a segment of [`log`].
+pub(crate) const PER_SEGMENT: u64 = 10;
+
+/// A log of `segments` segments of ten entries, each entry a write of its own that was synced
+/// before the next. Entry sizes vary; places and lengths come with it.
+pub(crate) fn log(segments: u64) -> (Disk, Vec<(Place, u64)>) {
+    let mut disk = Disk::default();
+    disk.files.insert(Index(1), Vec::new());
+    let mut tail = Tail::new(IDS, SEGMENT, Place::new(Index(1), 0), &[], 0);
+    let mut maker = Maker::new();
+    let mut synced = Index(0);
+    let mut places = Vec::new();
+    for i in 0..segments * PER_SEGMENT {
+        if i > 0 && i.is_multiple_of(PER_SEGMENT) {
+            tail.start_segment(synced.next(), synced);
+            disk.files.insert(synced.next(), Vec::new());
+        }
+        fill_all(&mut tail, &mut disk);
+        let (header, body) = maker.next([300, 5_000, 0, 40, 9_000][i as usize % 5]);
+        let len = body.entry_len();
+        tail.push(header, body);
+        let planned = tail.plan(synced).expect("a write");
+        let bytes = filled(&mut tail, &planned);
+        disk.put(planned.segment, planned.position, &bytes);
+        places.push((planned.places[0], len));
+        synced = tail.done(planned.write).expect("in order");
+    }
+    (disk, places)
+}
+
+/// A segment of three entries in three writes that were in flight together: none vouches for
+/// another. Their places and lengths come with it.
+pub(super) fn in_flight_together() -> (Disk, Vec<(Place, u64)>) {
+    let mut disk = Disk::default();
+    disk.files.insert(Index(1), Vec::new());
+    let mut tail = Tail::new(IDS, SEGMENT, Place::new(Index(1), 0), &[], 0);
+    fill_all(&mut tail, &mut disk);
+    let mut maker = Maker::new();
+    let mut places = Vec::new();
+    for bytes in [100, 200, 300] {
+        let (header, body) = maker.next(bytes);
+        let len = body.entry_len();
+        tail.push(header, body);
+        let planned = tail.plan(Index(0)).expect("a write");
+        let bytes = filled(&mut tail, &planned);
+        disk.put(Index(1), planned.position, &bytes);
+        places.push((planned.places[0], len));
+    }
+    (disk, places)
 }
 
 /// The bytes of a planned write.

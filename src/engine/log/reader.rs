@@ -34,6 +34,8 @@ pub enum EntryFault {
     Mismatch,
     /// The file ends where an entry should begin.
     FileEnd,
+    /// The file that should begin with the entry is not there.
+    NoFile,
 }
 
 impl EntryFault {
@@ -59,6 +61,7 @@ impl std::fmt::Display for EntryFault {
             Self::Body(error) => write!(f, "{error}"),
             Self::Mismatch => f.write_str("header and body contradict one another"),
             Self::FileEnd => f.write_str("the file ends before it"),
+            Self::NoFile => f.write_str("the file is missing"),
         }
     }
 }

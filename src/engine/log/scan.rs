@@ -64,17 +64,30 @@ pub struct LogEnd {
     pub filled_end: u64,
 }
 
+/// What is known of a log from outside of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Entries up to here are committed, and that was only said once they were synced.
+    pub committed: Index,
+    /// The log was being cut from here on when the process ended; 0: it was not.
+    pub cut_from: Index,
+}
+
 /// Damage to entries that had been durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RotReport {
     /// First entry that can't be read.
     pub first_bad: Index,
-    /// First entry behind it that can.
+    /// First entry behind it whose head is whole; whether its body is, [`Salvage`] finds out.
+    ///
+    /// [`Salvage`]: super::salvage::Salvage
     pub next_valid: Option<Index>,
     /// Where the damage begins.
     pub place: Place,
     /// Byte of the same file where it ends.
     pub end: u64,
+    /// A newer version of the program wrote there, in this format: it may be no damage at all.
+    pub newer: Option<u16>,
     /// All of this for people.
     pub text: String,
 }
@@ -165,6 +178,27 @@ impl Scan {
         scan
     }
 
+    /// Recovery of a whole log: as [`Scan::new`], with all that its files and its hard state prove.
+    ///
+    /// # Panics
+    /// As [`Scan::new`].
+    #[must_use]
+    pub fn recover(ids: Ids, segments: Vec<SegmentFile>, known: Known) -> Self {
+        // A segment is begun when everything before it is synced: its file says so, empty as it is.
+        let before_last = segments.last().map_or(0, |file| file.first.0.saturating_sub(1));
+        let synced = Index(before_last.max(known.committed.0));
+        let mut scan = Self::new(ids, segments).known_synced(synced);
+        // No cut reaches back to what is known to be durable: a slot that says so is not believed.
+        if known.cut_from > synced {
+            scan = scan.cut_from(known.cut_from);
+        }
+        let begins = scan.segments.first().is_some_and(|file| file.first == Index(1));
+        if !begins && synced > Index(0) {
+            scan.miss_the_head();
+        }
+        scan
+    }
+
     /// Says that the entries up to `index` are known, from outside of the log, to be durable.
     #[must_use]
     pub fn known_synced(mut self, index: Index) -> Self {
@@ -238,6 +272,16 @@ impl Scan {
         );
         let place = Place::new(first, 0);
         Some(RotReport { first_bad: first, next_valid: None, place, end: 0, text })
+    }
+
+    /// The file that the log began with is gone: rot, of everything before what is left.
+    fn miss_the_head(&mut self) {
+        let head = Place::new(Index(1), 0);
+        self.segments.insert(0, SegmentFile { first: head.segment, len: 0 });
+        self.reader = Reader::new(self.ids, head, head.segment);
+        let mut hunt = Hunt::new(self.ids, head, head.segment, Term(0));
+        hunt.proof = Some(Proof::Known);
+        self.go_on_hunting(hunt, EntryFault::NoFile, 0, 0);
     }
 
     fn request(&self, least: u64) -> ReadRequest {
@@ -314,14 +358,11 @@ impl Scan {
     /// What says, without looking further, that the bad entry had been durable.
     fn proof_at_hand(&self, bad: Index, fault: &EntryFault) -> Option<Proof> {
         use EntryFault as F;
-        let impossible = matches!(
-            fault,
-            F::Foreign
-                | F::Head(HeadError::Version(_) | HeadError::Field)
-                | F::Body(_)
-                | F::Mismatch
-        );
-        if impossible {
+        let impossible =
+            matches!(fault, F::Foreign | F::Head(HeadError::Field) | F::Body(_) | F::Mismatch);
+        if let F::Head(HeadError::Version(version)) = fault {
+            Some(Proof::Newer(*version))
+        } else if impossible {
             Some(Proof::Impossible)
         } else if bad <= self.known_synced {
             Some(Proof::Known)
@@ -409,11 +450,13 @@ impl Scan {
             Proof::Sealed(index) => format!("entry {index} begins a later segment"),
             Proof::Known => "it is known to have been durable".to_owned(),
             Proof::Head => "it is the head of the oldest segment left".to_owned(),
+            Proof::Newer(version) => format!("a newer version wrote there, in format {version}"),
             Proof::Impossible => "no interrupted write leaves such bytes".to_owned(),
         };
-        let lost = match hunt.first_later {
-            Some((next, _)) if next == first_bad.next() => format!("entry {first_bad} is lost"),
-            Some((next, _)) => format!("entries {first_bad} to {} are lost", next.0 - 1),
+        let next_valid = hunt.first_later.map(|(header, _)| header.index);
+        let lost = match next_valid {
+            Some(next) if next == first_bad.next() => format!("entry {first_bad} is lost"),
+            Some(next) => format!("entries {first_bad} to {} are lost", next.0 - 1),
             None => format!("entry {first_bad} and all behind it are lost"),
         };
         let text = format!(
@@ -421,8 +464,8 @@ impl Scan {
             file_name(place.segment),
             place.position,
         );
-        let next_valid = hunt.first_later.map(|(index, _)| index);
-        RotReport { first_bad, next_valid, place, end, text }
+        let newer = if let Proof::Newer(version) = proof { Some(version) } else { None };
+        RotReport { first_bad, next_valid, place, end, newer, text }
     }
 }
 

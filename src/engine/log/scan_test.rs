@@ -1,38 +1,8 @@
 //! Recovery against each class of damage: what is cut, what is rot, and that it is said exactly.
 
-use super::super::model::{Disk, IDS, Maker, fill_all, filled};
+use super::super::model::{Disk, IDS, Maker, SEGMENT, fill_all, filled, log};
 use super::super::tail::Tail;
 use super::*;
-
-const SEGMENT: u64 = 1 << 20;
-const PER_SEGMENT: u64 = 10;
-
-/// A log of `segments` segments of ten entries, each entry a write of its own that was synced
-/// before the next. Entry sizes vary; places come with it.
-fn log(segments: u64) -> (Disk, Vec<(Place, u64)>) {
-    let mut disk = Disk::default();
-    disk.files.insert(Index(1), Vec::new());
-    let mut tail = Tail::new(IDS, SEGMENT, Place::new(Index(1), 0), &[], 0);
-    let mut maker = Maker::new();
-    let mut synced = Index(0);
-    let mut places = Vec::new();
-    for i in 0..segments * PER_SEGMENT {
-        if i > 0 && i.is_multiple_of(PER_SEGMENT) {
-            tail.start_segment(synced.next(), synced);
-            disk.files.insert(synced.next(), Vec::new());
-        }
-        fill_all(&mut tail, &mut disk);
-        let (header, body) = maker.next([300, 5_000, 0, 40, 9_000][i as usize % 5]);
-        let len = body.entry_len();
-        tail.push(header, body);
-        let planned = tail.plan(synced).expect("a write");
-        let bytes = filled(&mut tail, &planned);
-        disk.put(planned.segment, planned.position, &bytes);
-        places.push((planned.places[0], len));
-        synced = tail.done(planned.write).expect("in order");
-    }
-    (disk, places)
-}
 
 fn flip(disk: &mut Disk, place: Place, at: u64) {
     let file = disk.files.get_mut(&place.segment).expect("a file");
