@@ -37,6 +37,8 @@ pub mod tail;
 #[cfg(test)]
 mod crash_test;
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]
 mod reader_test;
