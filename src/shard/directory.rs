@@ -6,7 +6,8 @@
 //! <data>/p-00000/...      one directory per partition, see `mount`
 //! ```
 //! Opening makes the directory when it is new and otherwise checks that this process may serve it.
-//! Every refusal is one sentence that says what to do. Runs before any executor: plain files.
+//! Tools open that of a stopped node, which makes nothing. Every refusal is one sentence that says
+//! what to do. Runs before any executor: plain files.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -82,6 +83,11 @@ pub enum DirectoryError {
         /// What is wrong with it.
         why: String,
     },
+    /// A tool was to look at it, and there is none.
+    Absent {
+        /// What was named.
+        path: PathBuf,
+    },
     /// No direct I/O, and buffered I/O was not allowed.
     NoDirectIo {
         /// The directory.
@@ -118,6 +124,12 @@ impl fmt::Display for DirectoryError {
                 let path = path.display();
                 write!(f, "{path} is damaged ({why}); restore it from a backup")
             }
+            Self::Absent { path } => write!(
+                f,
+                "{} is no data directory (it holds no {FORMAT_FILE}); name the --data-dir of a \
+                 stopped node",
+                path.display()
+            ),
             Self::NoDirectIo { path } => write!(
                 f,
                 "the file system of {} has no direct I/O; use a disk file system (ext4, xfs, \
@@ -145,6 +157,11 @@ impl FormatFile {
         let all =
             format!("{} {} {} {}", self.format, self.cluster, self.dedup_key, self.partitions);
         format!("{:08x}", crc32fast::hash(all.as_bytes()))
+    }
+
+    fn text(&self) -> String {
+        let fields = toml::to_string(self).expect("plain fields are always TOML");
+        format!("# What made this data directory. Never edit it.\n{fields}")
     }
 }
 
@@ -180,19 +197,43 @@ impl Directory {
         };
         // What an earlier process has made and did not live to make durable is built upon now.
         sync_directory(path)?;
-        let damaged =
-            |why: &str| DirectoryError::Damaged { path: path.join(FORMAT_FILE), why: why.into() };
         if file.partitions != partitions {
             let (found, asked) = (file.partitions, partitions);
             return Err(DirectoryError::Partitions { path: path.to_owned(), found, asked });
         }
+        Self::describe(path, &file, direct_io, lock)
+    }
+
+    /// Opens and locks the directory of a stopped node, for tools. Makes nothing but the lock file
+    /// of a copy that came without one, and writes nothing.
+    pub fn open_stopped(path: &Path) -> Result<Self, DirectoryError> {
+        let path = &std::path::absolute(path).map_err(io_error("find the directory", path))?;
+        if !path.is_dir() {
+            return Err(DirectoryError::Absent { path: path.to_owned() });
+        }
+        let Some(file) = read_format(path)? else {
+            return Err(DirectoryError::Absent { path: path.to_owned() });
+        };
+        let lock = File::open(path.join(LOCK_FILE)).or_else(|_| open_lock(path))?;
+        hold(&lock, path)?;
+        Self::describe(path, &file, has_direct_io(path)?, lock)
+    }
+
+    fn describe(
+        path: &Path,
+        file: &FormatFile,
+        direct_io: bool,
+        lock: File,
+    ) -> Result<Self, DirectoryError> {
+        let damaged =
+            |why: &str| DirectoryError::Damaged { path: path.join(FORMAT_FILE), why: why.into() };
         Ok(Self {
             path: path.to_owned(),
             cluster: u64::from_str_radix(&file.cluster, 16).map_err(|_| damaged("cluster"))?,
             dedup_key: u128::from_str_radix(&file.dedup_key, 16)
                 .map_err(|_| damaged("dedup_key"))?
                 .to_be_bytes(),
-            partitions,
+            partitions: file.partitions,
             direct_io,
             _lock: lock,
         })
@@ -200,12 +241,12 @@ impl Directory {
 }
 
 /// The directory of one partition.
-pub(super) fn partition_path(data: &Path, partition: PartitionId) -> PathBuf {
+pub fn partition_path(data: &Path, partition: PartitionId) -> PathBuf {
     data.join(format!("p-{:05}", partition.0))
 }
 
 /// Makes the entries of a directory durable.
-pub(super) fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
+pub fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
     #[cfg(test)]
     super::fault::strike(super::fault::Fault::DirectorySync)
         .map_err(io_error("make durable the directory", path))?;
@@ -216,7 +257,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), DirectoryError> {
 
 /// Makes a directory that only its owner can enter, parents included, durably. One that is there
 /// is made durable too: who made it may have died before that.
-pub(super) fn create_private(path: &Path) -> Result<(), DirectoryError> {
+pub fn create_private(path: &Path) -> Result<(), DirectoryError> {
     let named = |path: &&Path| !path.as_os_str().is_empty();
     let missing = path.ancestors().filter(named).take_while(|path| !path.is_dir());
     let missing: Vec<&Path> = missing.collect();
@@ -244,33 +285,32 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// Turns the system's error into ours.
-pub(super) fn io_error(
-    doing: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> DirectoryError {
+pub fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
     move |error| DirectoryError::Io { doing, path: path.to_owned(), error }
 }
 
 fn lock(data: &Path) -> Result<File, DirectoryError> {
-    let path = data.join(LOCK_FILE);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io_error("open the lock file", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(DirectoryError::InUse { path: data.to_owned() });
-        }
-        Err(error) => return Err(io_error("lock", &path)(error.into())),
-    }
+    let mut file = open_lock(data)?;
+    hold(&file, data)?;
     // For people who look; nothing reads it.
     let note = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    note.map_err(io_error("write the lock file", &path))?;
+    note.map_err(io_error("write the lock file", &data.join(LOCK_FILE)))?;
     Ok(file)
+}
+
+fn open_lock(data: &Path) -> Result<File, DirectoryError> {
+    let path = data.join(LOCK_FILE);
+    let opened =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    opened.map_err(io_error("open the lock file", &path))
+}
+
+fn hold(file: &File, data: &Path) -> Result<(), DirectoryError> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse { path: data.to_owned() }),
+        Err(error) => Err(io_error("lock", &data.join(LOCK_FILE))(error.into())),
+    }
 }
 
 fn has_direct_io(data: &Path) -> Result<bool, DirectoryError> {
@@ -343,8 +383,6 @@ fn create_format(data: &Path, partitions: u16) -> Result<FormatFile, DirectoryEr
         checksum: String::new(),
     };
     file.checksum = file.checksum();
-    let text = toml::to_string(&file).expect("plain fields are always TOML");
-    let text = format!("# What made this data directory. Never edit it.\n{text}");
     // Written aside and renamed: a crash leaves no half of it.
     let (path, aside) = (data.join(FORMAT_FILE), data.join("chronosdb.toml.new"));
     let written = OpenOptions::new()
@@ -353,7 +391,7 @@ fn create_format(data: &Path, partitions: u16) -> Result<FormatFile, DirectoryEr
         .write(true)
         .mode(0o600)
         .open(&aside)
-        .and_then(|mut f| f.write_all(text.as_bytes()).and_then(|()| f.sync_all()))
+        .and_then(|mut f| f.write_all(file.text().as_bytes()).and_then(|()| f.sync_all()))
         .and_then(|()| fs::rename(&aside, &path));
     written.map_err(io_error("write", &path))?;
     Ok(file)

@@ -41,10 +41,60 @@ fn a_directory_that_was_there_is_made_durable_again() {
 }
 
 #[test]
+fn golden_description_of_version_1() {
+    let golden = include_str!("../../tests/golden/chronosdb.v1.toml");
+    let mut file = FormatFile {
+        format: 1,
+        cluster: "000000c100005eed".into(),
+        dedup_key: "000102030405060708090a0b0c0d0e0f".into(),
+        partitions: 4,
+        checksum: String::new(),
+    };
+    file.checksum = file.checksum();
+    assert_eq!(file.text(), golden, "format v1 never changes");
+    let place = place();
+    fs::write(place.path().join(FORMAT_FILE), golden).expect("writable");
+    let read = Directory::open(place.path(), 4, true).expect("today's code reads it");
+    assert_eq!((read.cluster, read.partitions), (0x00c1_0000_5eed, 4));
+    assert_eq!(read.dedup_key, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+}
+
+#[test]
 fn a_directory_in_use_is_refused() {
     let place = place();
     let _held = Directory::open(place.path(), 2, true).expect("a new directory");
     assert!(refusal(place.path(), 2).contains("in use by another process"));
+}
+
+#[test]
+fn a_tool_makes_nothing_and_is_refused_what_is_no_stopped_node() {
+    let place = place();
+    let refused = |path: &Path| {
+        let text = Directory::open_stopped(path).expect_err("refused").to_string();
+        assert!(!text.contains('\n') && !text.ends_with('.'), "one sentence: {text}");
+        text
+    };
+    let path = place.path().join("data");
+    assert!(refused(&path).contains("no data directory"));
+    assert!(!path.exists(), "nothing is made");
+    fs::create_dir(&path).expect("new");
+    assert!(refused(&path).contains("holds no chronosdb.toml"));
+    assert_eq!(fs::read_dir(&path).expect("readable").count(), 0, "nothing is made");
+
+    let served = Directory::open(&path, 5, true).expect("a new directory");
+    assert!(refused(&path).contains("in use by another process"));
+    let (cluster, key) = (served.cluster, served.dedup_key);
+    drop(served);
+    let note = fs::read(path.join(LOCK_FILE)).expect("there");
+    let tool = Directory::open_stopped(&path).expect("a stopped node");
+    assert_eq!((tool.cluster, tool.dedup_key, tool.partitions), (cluster, key, 5));
+    assert_eq!(fs::read(path.join(LOCK_FILE)).expect("there"), note, "nothing is written");
+    assert!(refusal(&path, 5).contains("in use"), "and no server starts meanwhile");
+    drop(tool);
+    // A copy without the lock file is as good.
+    fs::remove_file(path.join(LOCK_FILE)).expect("there");
+    drop(Directory::open_stopped(&path).expect("a stopped node"));
+    Directory::open(&path, 5, true).expect("it serves again");
 }
 
 #[test]

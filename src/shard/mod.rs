@@ -20,7 +20,7 @@ mod jobs;
 mod ledger;
 mod listener;
 mod mesh;
-mod mount;
+pub mod mount;
 mod outgoing;
 mod patience;
 mod ports;

@@ -8,19 +8,23 @@
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
 //! cut_from u64, crc u32` in little endian, zeros behind. The slots are written in turn, so a torn
 //! write leaves the state before it.
+//!
+//! A server mounts, which makes what is missing. Tools on a stopped node [`survey`], which changes
+//! nothing, and may save a state ([`Mounted::save_state`]) while they hold the directory's lock.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::directory::{DirectoryError, create_private, io_error, partition_path, sync_directory};
 use crate::base::ids::{Index, PartitionId, Term};
 use crate::base::size::BLOCK;
+use crate::engine::log::segment::{file_name, parse_file_name};
 use crate::engine::{HardState, SegmentFile};
 
 /// Name of the slot file in a partition's directory.
-pub(super) const STATE_FILE: &str = "replica.state";
+pub const STATE_FILE: &str = "replica.state";
 const MAGIC: u64 = 0x6574_6174_536e_7268;
 const VERSION: u32 = 1;
 /// Bytes of a slot that its checksum covers.
@@ -28,18 +32,20 @@ const COVERED: usize = 56;
 
 /// A partition as the disk has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    pub(super) partition: PartitionId,
+pub struct Mounted {
+    /// Which one.
+    pub partition: PartitionId,
     /// Sorted by first index.
-    pub(super) segments: Vec<SegmentFile>,
-    pub(super) hard_state: Option<HardState>,
+    pub segments: Vec<SegmentFile>,
+    /// What was saved last; `None` if there is no slot that is whole.
+    pub hard_state: Option<HardState>,
     /// Number of the slot written last, 0 for none.
-    pub(super) slot: u64,
+    pub slot: u64,
 }
 
 /// The file of a segment.
-pub(super) fn segment_path(data: &Path, partition: PartitionId, segment: Index) -> PathBuf {
-    partition_path(data, partition).join(format!("{:020}.seg", segment.0))
+pub fn segment_path(data: &Path, partition: PartitionId, segment: Index) -> PathBuf {
+    partition_path(data, partition).join(file_name(segment))
 }
 
 /// Removes runs of an earlier process: whatever they carry is made anew from the log.
@@ -65,20 +71,56 @@ pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, Dire
     // Not only for the new: a process that died may have made a segment and not its entry durable.
     // What is listed below is there for good.
     sync_directory(&path)?;
+    survey(data, partition).map(|found| found.expect("just made"))
+}
+
+/// What is there of the partition, as [`mount`] finds it; `None` if it has no directory. Changes
+/// nothing.
+pub fn survey(data: &Path, partition: PartitionId) -> Result<Option<Mounted>, DirectoryError> {
+    let path = partition_path(data, partition);
+    if !path.is_dir() {
+        return Ok(None);
+    }
+    let state = path.join(STATE_FILE);
     let mut slots = Vec::new();
-    fs::File::open(&state)
-        .and_then(|mut file| file.read_to_end(&mut slots))
-        .map_err(io_error("read", &state))?;
+    match fs::File::open(&state).and_then(|mut file| file.read_to_end(&mut slots)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_error("read", &state)(error)),
+    }
     let newest = slots
         .chunks(BLOCK as usize)
         .filter_map(|slot| decode_slot(slot, partition))
         .max_by_key(|(number, _)| *number);
-    Ok(Mounted {
+    Ok(Some(Mounted {
         partition,
         segments: segments(&path).map_err(io_error("list the directory", &path))?,
         hard_state: newest.map(|(_, state)| state),
         slot: newest.map_or(0, |(number, _)| number),
-    })
+    }))
+}
+
+impl Mounted {
+    /// Saves a state durably, in the slot that is not the newest: a crash leaves the one before.
+    pub fn save_state(&mut self, data: &Path, state: HardState) -> Result<(), DirectoryError> {
+        let path = partition_path(data, self.partition).join(STATE_FILE);
+        let number = self.slot + 1;
+        let mut slot = vec![0; BLOCK as usize];
+        encode_slot(&mut slot, self.partition, number, state);
+        let saved = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| {
+                file.write_all_at(&slot, number % 2 * BLOCK).and_then(|()| file.sync_all())
+            });
+        saved.map_err(io_error("write", &path))?;
+        sync_directory(&partition_path(data, self.partition))?;
+        (self.slot, self.hard_state) = (number, Some(state));
+        Ok(())
+    }
 }
 
 fn create_state(path: &Path) -> Result<(), DirectoryError> {
@@ -97,18 +139,11 @@ fn segments(path: &Path) -> io::Result<Vec<SegmentFile>> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(first) = name.to_str().and_then(segment_name) else { continue };
+        let Some(first) = name.to_str().and_then(parse_file_name) else { continue };
         found.push(SegmentFile { first, len: entry.metadata()?.len() });
     }
     found.sort_by_key(|file| file.first);
     Ok(found)
-}
-
-/// The first index that a file name tells; `None` for other files.
-fn segment_name(name: &str) -> Option<Index> {
-    let digits = name.strip_suffix(".seg")?;
-    let right = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    digits.parse().ok().filter(|_| right).map(Index)
 }
 
 /// Writes a state into a zeroed slot of 4 KiB.
@@ -224,6 +259,53 @@ mod tests {
 
         fs::write(&state, [torn.clone(), torn].concat()).expect("written");
         assert_eq!(mount(place.path(), PARTITION).expect("mounted").hard_state, None);
+    }
+
+    #[test]
+    fn golden_states_of_version_1() {
+        let golden = include_bytes!("../../tests/golden/replica.v1.bin");
+        let states = [(8, 5, 0), (7, 4, 31)].map(|(number, term, cut_from)| {
+            let (commit, cut_from) = (Index(term * 10), Index(cut_from));
+            let state = HardState { term: Term(term), vote: 1, commit, cut_from };
+            let mut slot = vec![0; BLOCK as usize];
+            encode_slot(&mut slot, PARTITION, number, state);
+            (number, state, slot)
+        });
+        // Number 8 lies in the first block, number 7 in the second.
+        assert!(
+            *golden == [states[0].2.clone(), states[1].2.clone()].concat()[..],
+            "never changes"
+        );
+        let place = place();
+        mount(place.path(), PARTITION).expect("mounted");
+        let path = partition_path(place.path(), PARTITION).join(STATE_FILE);
+        for (read, newest) in [(0, 0), (4096, 1)] {
+            let mut bytes = golden.to_vec();
+            bytes[..read].fill(0);
+            fs::write(&path, bytes).expect("writable");
+            let found = mount(place.path(), PARTITION).expect("today's code reads it");
+            let (number, state, _) = &states[newest];
+            assert_eq!((found.slot, found.hard_state), (*number, Some(*state)));
+        }
+    }
+
+    #[test]
+    fn a_survey_changes_nothing_and_a_saved_state_is_found_again() {
+        let place = place();
+        assert_eq!(survey(place.path(), PARTITION).expect("readable"), None);
+        let directory = partition_path(place.path(), PARTITION);
+        assert!(!directory.exists());
+        fs::create_dir(&directory).expect("new");
+        let mut found = survey(place.path(), PARTITION).expect("readable").expect("there");
+        assert_eq!((found.slot, found.hard_state), (0, None));
+        assert!(!directory.join(STATE_FILE).exists());
+        for term in 1..4 {
+            let state = HardState { term: Term(term), ..HardState::default() };
+            found.save_state(place.path(), state).expect("saved");
+            let again = mount(place.path(), PARTITION).expect("mounted");
+            assert_eq!((again.slot, again.hard_state), (term, Some(state)));
+            assert_eq!(again, found);
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ mod crash_test;
 #[cfg(test)]
 mod damage_test;
 #[cfg(test)]
+mod golden_test;
+#[cfg(test)]
 pub(crate) mod model;
 #[cfg(test)]
 mod reader_test;
