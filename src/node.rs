@@ -129,8 +129,9 @@ async fn serve(
     control.serve(Doors::new(shards.gates.clone(), config.engine.partitions), &config);
     let summary = summary(&config, &control, &shards);
     // In the log too: standard output has no place for it if the log is for machines.
-    for damage in &summary.damaged {
-        tracing::error!("{damage}");
+    for what in &summary.damaged {
+        let dir = summary.data_dir.display();
+        tracing::error!("{what} (`chronosdb log verify {dir}` on the stopped node says more)");
     }
     started(&summary);
 

@@ -35,7 +35,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("control", &["base", "wire", "engine", "part", "shard"]),
     ("node", &["base", "wire", "engine", "part", "shard", "control"]),
     ("client", &["base", "wire"]),
-    ("cli", &["base", "wire", "engine", "shard", "control", "node", "client"]),
+    ("cli", &["base", "wire", "engine", "part", "shard", "control", "node", "client"]),
     ("part", &["base"]),
 ];
 

@@ -1,7 +1,8 @@
 //! The command line: `chronosdb <command>`.
 //!
 //! A command is one variant here, one file of its arguments and its `run`. Errors are one sentence
-//! on standard error and a non-zero exit code.
+//! on standard error and a non-zero exit code: 2 for a command line that makes no sense, else 1.
+//! Only `chronosdb log` has codes of its own.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 pub mod args;
 pub mod legacy;
+pub mod log;
 pub mod output;
 pub mod partitions;
 pub mod publish;
@@ -49,6 +51,9 @@ pub enum Command {
     /// Show the state of the partitions
     #[command(after_help = partitions::EXAMPLES)]
     Partitions(partitions::PartitionsArgs),
+    /// Look at the logs of a stopped node, and repair them
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::LogArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -64,12 +69,15 @@ Examples:
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let legacy::Rewritten { args, warnings } = legacy::rewrite(args);
+    // Where 2 means damage, no slip of the fingers may look like it.
+    let says_damage = args.get(1).is_some_and(|word| word == "log");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no failures, and go to standard output.
             let _closed = error.print();
-            return ExitCode::from(error.exit_code() as u8);
+            let code = error.exit_code() as u8;
+            return ExitCode::from(if says_damage { code.min(1) } else { code });
         }
     };
     let done = match cli.command {
@@ -78,9 +86,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Subscribe(args) => subscribe::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Partitions(args) => partitions::run(&args),
+        Command::Log(args) => return ended(log::run(&args)),
     };
+    ended(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn ended(done: Result<ExitCode, String>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(why) => {
             eprintln!("chronosdb: {why}");
             ExitCode::FAILURE

@@ -16,6 +16,7 @@ mod kill_rounds;
 mod ledger;
 mod limits;
 mod load;
+mod log_tool;
 mod raw;
 mod reflection;
 mod refusals;
