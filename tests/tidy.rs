@@ -407,3 +407,21 @@ fn generated_code_is_in_step_with_its_schemas() {
     }
     expect_none("run scripts/gen.sh", &found);
 }
+
+#[test]
+fn every_golden_file_is_described_and_read() {
+    let root = root();
+    let format = fs::read_to_string(root.join("schemas/FORMAT.md")).expect("it is there");
+    let all = sources(&root);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join("tests/golden")).expect("it is there") {
+        let name = entry.expect("readable").file_name().into_string().expect("text");
+        if !format.contains(&format!("`{name}`")) {
+            found.push(format!("{name} is not in schemas/FORMAT.md"));
+        }
+        if !all.iter().any(|file| file.text.contains(&format!("tests/golden/{name}"))) {
+            found.push(format!("{name} is read by no test"));
+        }
+    }
+    expect_none("what a format once was is read for ever", &found);
+}

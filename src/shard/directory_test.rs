@@ -52,6 +52,7 @@ fn golden_description_of_version_1() {
     };
     file.checksum = file.checksum();
     assert_eq!(file.text(), golden, "format v1 never changes");
+    assert!(include_str!("../../schemas/FORMAT.md").contains(golden), "and is described");
     let place = place();
     fs::write(place.path().join(FORMAT_FILE), golden).expect("writable");
     let read = Directory::open(place.path(), 4, true).expect("today's code reads it");
