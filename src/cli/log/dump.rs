@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Logs;
 use super::files::{Go, Met, Stopped};
-use super::findings::{hole_object, hole_text};
+use super::findings::{count, hole_object, hole_text};
 use super::show::{Names, entry_object, entry_text};
 use crate::base::ids::{Index, PartitionId};
 use crate::cli::output::Output;
@@ -58,7 +58,7 @@ pub fn run(args: &DumpArgs) -> Result<bool, String> {
             dump.say("its directory is missing")?;
             continue;
         };
-        dump.say(&format!("{} segments", files.mounted.segments.len()))?;
+        dump.say(&count(files.mounted.segments.len() as u64, "segment", "segments"))?;
         let outcome = files.walk(|_| (), |met| dump.meet(met, &mut damaged))?;
         match outcome {
             None if !dump.output.flush()? => return Ok(damaged), // Nobody reads any more.

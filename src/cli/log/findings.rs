@@ -195,7 +195,7 @@ impl Findings {
                 )
             }),
             Condition::Rotten => {
-                format!("partition {partition}: DAMAGED: {} before it", self.contents())
+                format!("partition {partition}: DAMAGED: {}, then", self.contents())
             }
         };
         if let Some(rot) = &self.rot {

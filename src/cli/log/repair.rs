@@ -249,24 +249,24 @@ impl Plan {
 
     fn text(&self, findings: &Findings, done: bool) -> String {
         let rot = findings.rot.as_ref().expect("only damaged logs are repaired");
-        let (cut, kept) = if done { ("was", "are kept") } else { ("would be", "would be kept") };
+        let (cut, kept) = if done { ("is", "is") } else { ("would be", "would be") };
         let behind = match rot.entries_behind() {
             0 => String::new(),
             entries => format!(
-                ", also {} with {} that can be read there",
-                count(entries, "entry", "entries"),
+                "; {} with {} behind the damage go with it",
+                count(entries, "readable entry", "readable entries"),
                 count(rot.events_behind(), "event", "events"),
             ),
         };
         let at = if findings.good.entries() == 0 {
-            "at its beginning; it begins anew, at offset 0".to_owned()
+            "at its beginning and begins anew, at offset 0".to_owned()
         } else {
             format!("behind entry {}", rot.report.first_bad.0 - 1)
         };
         let files = self.steps.iter().filter(|s| matches!(s, Step::Link(_) | Step::Move(_)));
         let files = count(files.count() as u64, "segment file", "segment files");
         let lost = self.lost.display();
-        format!("  the log {cut} cut {at}{behind}\n  {files} as they were {kept} in {lost}")
+        format!("  the log {cut} cut {at}{behind}\n  what it was {kept} kept in {lost} ({files})")
     }
 
     fn object(&self, findings: &Findings, done: bool) -> Value {

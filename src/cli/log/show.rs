@@ -49,13 +49,13 @@ impl Names {
     }
 
     fn topic(&self, no: TopicNo) -> String {
-        let name = self.topics.get(&no);
-        name.map_or(format!("topic {no}"), |name| printable(name))
+        let name = self.topics.get(&no).map(|name| format!("{} ", printable(name)));
+        format!("{}(topic {no})", name.unwrap_or_default())
     }
 
     fn group(&self, no: GroupNo) -> String {
-        let name = self.groups.get(&no);
-        name.map_or(format!("group {no}"), |name| printable(name))
+        let name = self.groups.get(&no).map(|name| format!("{} ", printable(name)));
+        format!("{}(group {no})", name.unwrap_or_default())
     }
 }
 
@@ -115,10 +115,9 @@ fn event_lines(entry: &Scanned, view: &PublishView<'_>, names: &Names) -> Vec<St
         let id = String::from_utf8_lossy(record.message_id.of(entry.body.bytes()));
         let again = if record.allow_duplicate { "  duplicate allowed" } else { "" };
         format!(
-            "offset {offset}  {}  {} (topic {})  due {}  {} bytes{again}",
+            "offset {offset}  {}  {}  due {}  {} bytes{again}",
             printable(&id),
             names.topic(record.topic),
-            record.topic,
             time(record.schedule_ts),
             record.payload.len,
         )
@@ -141,9 +140,8 @@ fn settlement_line(settled: &Settlement<'_>, names: &Names) -> String {
         }
     };
     format!(
-        "{} (group {})  {}  {what}  attempts {}  releases {}",
+        "{}  {}  {what}  attempts {}  releases {}",
         names.group(settled.group),
-        settled.group,
         position(settled.position),
         settled.attempts,
         settled.releases,
@@ -166,11 +164,10 @@ fn group_lines(view: &GroupsView<'_>, names: &Names) -> Vec<String> {
     let topics = view.topics().map(|(no, name)| format!("topic {no} is {}", printable(name)));
     let groups = view.groups().map(|group| {
         format!(
-            "group {} is {} of {} (topic {}), from offset {} and due {} on",
+            "group {} is {} of {}, from offset {} and due {} on",
             group.no,
             printable(group.name),
             names.topic(group.topic),
-            group.topic,
             group.min_offset,
             time(group.min_due),
         )
@@ -191,31 +188,29 @@ fn state_lines(view: &StateView<'_>, names: &Names) -> Vec<String> {
     lines.extend(view.topics().map(|(no, name)| format!("topic {no} is {}", printable(name))));
     lines.extend(view.groups().map(|group| {
         format!(
-            "group {} is {} of {} (topic {}), settled up to {}",
+            "group {} is {} of {}, settled up to {}",
             group.no,
             printable(group.name),
             names.topic(group.topic),
-            group.topic,
             position(group.frontier),
         )
     }));
-    lines.extend(view.settled().map(|(group, at)| {
-        format!("{} (group {group})  {}  settled", names.group(group), position(at))
-    }));
+    lines.extend(
+        view.settled()
+            .map(|(group, at)| format!("{}  {}  settled", names.group(group), position(at))),
+    );
     lines.extend(view.unsettled().map(|event| {
         format!(
-            "{} (group {})  {}  not settled  attempts {}",
+            "{}  {}  not settled  attempts {}",
             names.group(event.group),
-            event.group,
             position(event.position),
             event.attempts,
         )
     }));
     lines.extend(view.dead().map(|dead| {
         format!(
-            "{} (group {})  {}  dead ({}): {}",
+            "{}  {}  dead ({}): {}",
             names.group(dead.group),
-            dead.group,
             position(dead.position),
             reason_word(dead.reason),
             printable(dead.text),
