@@ -198,7 +198,7 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::config::EngineConfig;
+    use crate::base::config::{ConnectionLimits, EngineConfig};
 
     fn any_port() -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], 0))
@@ -213,6 +213,7 @@ mod tests {
             native_addr: any_port(),
             allow_buffered_io: true,
             reflection: true,
+            connections: ConnectionLimits::default(),
             engine: EngineConfig { partitions: 2, shards: 1, ..EngineConfig::default() },
         }
     }

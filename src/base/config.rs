@@ -92,6 +92,23 @@ impl Default for EngineConfig {
     }
 }
 
+/// How many connections are taken: by the native listeners together, and by the gRPC listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open at once.
+    pub total: usize,
+    /// Open at once from one address; `None`: no bound but the total.
+    pub per_ip: Option<usize>,
+    /// Taken in a second; `None`: as they come.
+    pub per_second: Option<usize>,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { total: limits::CONNECTIONS, per_ip: None, per_second: None }
+    }
+}
+
 /// Settings of one server process.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -109,6 +126,8 @@ pub struct NodeConfig {
     pub allow_buffered_io: bool,
     /// Serve gRPC reflection.
     pub reflection: bool,
+    /// How many connections are taken.
+    pub connections: ConnectionLimits,
     /// What the engine runs with (`cluster` and `dedup_key` are filled in from the data directory).
     pub engine: EngineConfig,
 }

@@ -63,6 +63,8 @@ pub const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * MIB as u64;
 
 /// Client connections of a node.
 pub const CONNECTIONS: usize = 10_000;
+/// Connections to the HTTP listener, which serves probes and scrapers.
+pub const HTTP_CONNECTIONS: usize = 256;
 /// Bytes received and not yet worked on, per connection.
 pub const CONNECTION_IN_BYTES: usize = 8 * MIB;
 /// Bytes to be sent, per connection.

@@ -60,6 +60,23 @@ pub struct ServeArgs {
     #[arg(help_heading = "Listeners")]
     pub reflection: Option<Switch>,
 
+    /// Connections open at once: of native clients, each shard taking its part, and of gRPC clients
+    /// [default: 10000]
+    #[arg(long, value_name = "N", env = "CHRONOS_MAX_CONNECTIONS", hide_env_values = true)]
+    #[arg(help_heading = "Listeners")]
+    pub max_connections: Option<u32>,
+
+    /// The same from one IP address (IPv6: one network of 64 bits); 0 for no bound of its own. A
+    /// native client has a connection to each shard [default: 0]
+    #[arg(long, value_name = "N", env = "CHRONOS_MAX_CONNECTIONS_PER_IP", hide_env_values = true)]
+    #[arg(help_heading = "Listeners")]
+    pub max_connections_per_ip: Option<u32>,
+
+    /// Connections taken in a second; more have to wait. 0 for as fast as they come [default: 0]
+    #[arg(long, value_name = "N", env = "CHRONOS_MAX_ACCEPTS_PER_SECOND", hide_env_values = true)]
+    #[arg(help_heading = "Listeners")]
+    pub max_accepts_per_second: Option<u32>,
+
     /// Shards, each on a core of its own; may change at any start [default: one per core]
     #[arg(long, value_name = "N", env = "CHRONOS_SHARDS", hide_env_values = true)]
     #[arg(help_heading = "Data")]
@@ -213,11 +230,12 @@ impl ServeArgs {
     #[must_use]
     pub fn or(self, under: Self) -> Self {
         first_of!(self, under, {
-            node_id, data_dir, grpc_addr, http_addr, native_addr, insecure, reflection, shards,
-            partitions, segment_size, index_interval, fsync_mode, flush_interval,
-            allow_buffered_io, dedup_ttl, retention_max_age_hours, retention_max_size_gb, tick_ms,
-            wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
-            max_credits, log_format, log_level,
+            node_id, data_dir, grpc_addr, http_addr, native_addr, insecure, reflection,
+            max_connections, max_connections_per_ip, max_accepts_per_second, shards, partitions,
+            segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io, dedup_ttl,
+            retention_max_age_hours, retention_max_size_gb, tick_ms, wheel_size, wheel_memory,
+            horizon, flush_size, ack_timeout, max_retries, retry_backoff, max_credits, log_format,
+            log_level,
         })
     }
 

@@ -36,7 +36,10 @@ pub fn run(args: ServeArgs, mut warnings: Vec<String>) -> Result<(), String> {
 
 /// Sends `tracing` and `log` (glommio uses that) to standard error.
 fn log_to_stderr(format: LogFormat, level: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|e| {
+    // h2 warns of what clients do wrong, and they could fill the disk with it.
+    let plain = !level.contains(['=', ',']);
+    let directives = if plain { format!("{level},h2=error") } else { level.to_owned() };
+    let filter = EnvFilter::try_new(directives).map_err(|e| {
         format!("--log-level {level:?} is no level (error, warn, info, debug, trace): {e}")
     })?;
     let logs = tracing_subscriber::fmt()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::args::{FsyncArg, LogFormat, ServeArgs};
 use super::values::{Lasting, Size};
-use crate::base::config::{EngineConfig, FsyncMode, NodeConfig};
+use crate::base::config::{ConnectionLimits, EngineConfig, FsyncMode, NodeConfig};
 use crate::base::limits;
 use crate::base::size::{BLOCK, block_ceil};
 
@@ -60,6 +60,7 @@ impl Settings {
             native_addr,
             allow_buffered_io: args.allow_buffered_io.is_some_and(|on| on.0),
             reflection: args.reflection.is_none_or(|on| on.0),
+            connections: connections(args)?,
             engine: EngineConfig { partitions, shards, ..engine(args, &mut warnings)? },
         };
         Ok(Self {
@@ -111,6 +112,20 @@ fn shards(args: &ServeArgs, partitions: u16, warnings: &mut Vec<String>) -> Resu
         warnings.push(format!("--shards {shards} is more than the {cores} cores there are"));
     }
     Ok(shards as u16)
+}
+
+fn connections(args: &ServeArgs) -> Result<ConnectionLimits, String> {
+    let most = limits::CONNECTIONS as u64;
+    let bound = |flag, given: Option<u32>| {
+        let bound = within(flag, given.unwrap_or(0).into(), 0..=most)?;
+        Ok::<_, String>((bound > 0).then_some(bound as usize))
+    };
+    let total = args.max_connections.map_or(most, u64::from);
+    Ok(ConnectionLimits {
+        total: within("--max-connections", total, 1..=most)? as usize,
+        per_ip: bound("--max-connections-per-ip", args.max_connections_per_ip)?,
+        per_second: bound("--max-accepts-per-second", args.max_accepts_per_second)?,
+    })
 }
 
 fn engine(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<EngineConfig, String> {

@@ -27,6 +27,7 @@ fn nothing_given_is_an_embedded_node() {
     let shards = node.engine.shards;
     assert!(shards >= 1 && shards <= node.engine.partitions);
     assert_eq!(node.engine, EngineConfig { shards, ..EngineConfig::default() });
+    assert_eq!(node.connections, ConnectionLimits::default());
     assert_eq!(settings.warnings, Vec::<String>::new());
     assert_eq!(settings.log_level, "info");
 }
@@ -57,6 +58,9 @@ fn every_number_is_taken_at_its_limits_and_refused_beyond() {
     limits_of!("--max-retries", max_retries, low 0, high 1_000, out 1_001);
     limits_of!("--retry-backoff", retry_backoff, low Lasting(1), high Lasting(24 * hour),
         out Lasting(0), Lasting(24 * hour + 1));
+    limits_of!("--max-connections", max_connections, low 1, high 10_000, out 0, 10_001);
+    limits_of!("--max-connections-per-ip", max_connections_per_ip, low 0, high 10_000, out 10_001);
+    limits_of!("--max-accepts-per-second", max_accepts_per_second, low 0, high 10_000, out 10_001);
     limits_of!("--max-credits", max_credits, low 1, high 50_000, out 0, 50_001);
     limits_of!("--dedup-ttl", dedup_ttl, low Lasting(1_000), high Lasting(3_660 * 24 * hour),
         out Lasting(999), Lasting(3_660 * 24 * hour + 1));

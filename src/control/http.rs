@@ -12,9 +12,9 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
 
 use super::Bridge;
+use super::accept::Entrance;
 use super::door::Door;
 use super::metrics::{Metrics, plain_text};
 use crate::shard::ShardStats;
@@ -29,24 +29,25 @@ const PLAIN_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Front<D> {
     node_id: Arc<str>,
     started: Instant,
+    metrics: Metrics,
     bridge: Arc<OnceLock<Bridge<D>>>,
 }
 
 impl<D: Door> Front<D> {
     /// Of a node that starts now.
     #[must_use]
-    pub fn new(node_id: &str, bridge: Arc<OnceLock<Bridge<D>>>) -> Self {
-        Self { node_id: node_id.into(), started: Instant::now(), bridge }
+    pub fn new(node_id: &str, metrics: Metrics, bridge: Arc<OnceLock<Bridge<D>>>) -> Self {
+        Self { node_id: node_id.into(), started: Instant::now(), metrics, bridge }
     }
 }
 
 /// Serves until `stopped`.
-pub async fn serve<D: Door>(
-    listener: TcpListener,
+pub(super) async fn serve<D: Door>(
+    entrance: Entrance,
     front: Front<D>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) {
-    let server = axum::serve(listener, router(front)).with_graceful_shutdown(stopped);
+    let server = axum::serve(entrance, router(front)).with_graceful_shutdown(stopped);
     if let Err(error) = server.await {
         tracing::error!(%error, "the HTTP listener ended");
     }
@@ -92,11 +93,12 @@ async fn ready<D: Door>(State(front): State<Front<D>>) -> Response {
 }
 
 async fn metrics<D: Door>(State(front): State<Front<D>>, headers: HeaderMap) -> Response {
-    let page = match front.bridge.get() {
+    let shards = match front.bridge.get() {
         // A shard that does not answer is missing from the page; `/health/ready` says so.
-        Some(bridge) => bridge.metrics.page(stats(bridge).await.into_iter().flatten().collect()),
-        None => Metrics::default().page(Vec::new()),
+        Some(bridge) => stats(bridge).await.into_iter().flatten().collect(),
+        None => Vec::new(),
     };
+    let page = front.metrics.page(shards);
     let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accepted.contains("application/openmetrics-text") {
         return ([(CONTENT_TYPE, OPEN_METRICS)], page).into_response();

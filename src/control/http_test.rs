@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
 use crate::base::api::Reply;
+use crate::base::config::ConnectionLimits;
 use crate::control::Doors;
+use crate::control::accept::Protocol;
 use crate::control::door::FakeShard;
 
 struct Site {
@@ -20,10 +22,13 @@ struct Site {
 /// HTTP of a node whose shards are not there yet.
 async fn site() -> Site {
     let bridge = Arc::default();
-    let front = Front::new("n1", Arc::clone(&bridge));
+    let metrics = Metrics::default();
+    let refused = metrics.refused("http");
+    let front = Front::new("n1", metrics, Arc::clone(&bridge));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    tokio::spawn(serve(listener, front, std::future::pending()));
+    let entrance = Entrance::new(listener, Protocol::Http, ConnectionLimits::default(), refused);
+    tokio::spawn(serve(entrance, front, std::future::pending()));
     Site { address, bridge, stop: watch::channel(false).0 }
 }
 

@@ -40,12 +40,17 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 pub struct Metrics {
     requests: Family<Labels<2>, Counter>,
     durations: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    refused: Family<Labels<1>, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let durations: fn() -> Histogram = || Histogram::new(LATENCY_S);
-        Self { requests: Family::default(), durations: Family::new_with_constructor(durations) }
+        Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(durations),
+            refused: Family::default(),
+        }
     }
 }
 
@@ -57,6 +62,12 @@ impl Metrics {
         if let Some(took) = took {
             self.durations.get_or_create(&[("method", method)]).observe(took.as_secs_f64());
         }
+    }
+
+    /// Counts connections that a listener refuses at a limit.
+    #[must_use]
+    pub fn refused(&self, listener: &'static str) -> Counter {
+        self.refused.get_or_create_owned(&[("listener", listener)])
     }
 
     /// The page, in the OpenMetrics text format.
@@ -74,6 +85,11 @@ impl Metrics {
             "api_grpc_request_duration_seconds",
             "Time that gRPC calls with one answer took",
             self.durations.clone(),
+        );
+        registry.register(
+            "api_connections_refused",
+            "gRPC and HTTP connections over a limit",
+            self.refused.clone(),
         );
         registry.register_collector(Box::new(Snapshot { shards }));
         let mut page = String::new();

@@ -15,14 +15,17 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod accept;
 pub mod door;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
 
-use crate::base::config::NodeConfig;
+use crate::base::config::{ConnectionLimits, NodeConfig};
+use crate::base::limits;
 use crate::wire::request::Bounds;
 
+use accept::{Entrance, Protocol};
 pub use door::{Door, Doors};
 pub use metrics::Metrics;
 
@@ -109,7 +112,8 @@ pub struct Control<D> {
     pub grpc_addr: SocketAddr,
     /// Where HTTP is served.
     pub http_addr: SocketAddr,
-    grpc: Option<TcpListener>,
+    grpc: Option<Entrance>,
+    metrics: Metrics,
     bridge: Arc<OnceLock<Bridge<D>>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
@@ -121,11 +125,16 @@ impl<D: Door> Control<D> {
     pub async fn start(config: &NodeConfig) -> Result<Self, ListenError> {
         let (grpc, grpc_addr) = bind("--grpc-addr", config.grpc_addr).await?;
         let (http, http_addr) = bind("--http-addr", config.http_addr).await?;
+        let metrics = Metrics::default();
+        let few = ConnectionLimits { total: limits::HTTP_CONNECTIONS, ..config.connections };
+        let http = Entrance::new(http, Protocol::Http, few, metrics.refused("http"));
+        let refused = metrics.refused("grpc");
+        let grpc = Entrance::new(grpc, Protocol::Grpc, config.connections, refused);
         let (stop, stopping) = watch::channel(false);
         let bridge = Arc::default();
-        let front = http::Front::new(&config.node_id, Arc::clone(&bridge));
+        let front = http::Front::new(&config.node_id, metrics.clone(), Arc::clone(&bridge));
         let tasks = vec![tokio::spawn(http::serve(http, front, stopped(stopping)))];
-        Ok(Self { grpc_addr, http_addr, grpc: Some(grpc), bridge, stop, tasks })
+        Ok(Self { grpc_addr, http_addr, grpc: Some(grpc), metrics, bridge, stop, tasks })
     }
 
     /// The shards are there: serves gRPC as well, until [`Control::stop`].
@@ -133,11 +142,12 @@ impl<D: Door> Control<D> {
     /// # Panics
     /// If it is called twice.
     pub fn serve(&mut self, doors: Doors<D>, config: &NodeConfig) {
-        let listener = self.grpc.take().expect("served once");
+        let entrance = self.grpc.take().expect("served once");
         let max_credit = config.engine.max_credit;
-        let bridge = Bridge::new(doors, &config.node_id, max_credit, self.stop.subscribe());
+        let mut bridge = Bridge::new(doors, &config.node_id, max_credit, self.stop.subscribe());
+        bridge.metrics = self.metrics.clone();
         assert!(self.bridge.set(bridge.clone()).is_ok(), "served once");
-        self.tasks.push(tokio::spawn(grpc::serve(listener, bridge, config.reflection)));
+        self.tasks.push(tokio::spawn(grpc::serve(entrance, bridge, config.reflection)));
     }
 
     /// Takes nothing new, ends open streams, and gives calls under way some time.

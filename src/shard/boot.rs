@@ -389,7 +389,7 @@ async fn shard(seed: Seed) {
         orders: orders.clone(),
     };
     let parts = (inbox, route, counters);
-    let shared = Shared::new(shard, &config.node_id, &config.engine, &addresses, parts);
+    let shared = Shared::new(shard, &config, &addresses, parts);
     glommio::spawn_local(obey(desk, door, orders, shared, [own, shared_port])).detach();
     drop(pulse);
     let engine = Engine::new(config.engine, shard);

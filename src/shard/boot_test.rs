@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::*;
 use crate::base::api::{EventOutcome, PartitionSet, Placed, Reply, Request, Start, SubscribeSpec};
+use crate::base::config::ConnectionLimits;
 use crate::base::time::wall_ms;
 use crate::shard::StreamMessage;
 use crate::wire::frame::{self, Frame, FrameDecoder};
@@ -33,6 +34,7 @@ fn config(place: &std::path::Path, shards: u16) -> NodeConfig {
         native_addr: any,
         allow_buffered_io: false,
         reflection: false,
+        connections: ConnectionLimits::default(),
         engine: EngineConfig { partitions: PARTITIONS, shards, ..EngineConfig::default() },
     }
 }

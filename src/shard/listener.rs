@@ -2,12 +2,15 @@
 //!
 //! The kernel spreads connections of the shared port over the shards (SO_REUSEPORT); a client that
 //! knows the shards connects to their own ports. Each shard takes its part of
-//! [`limits::CONNECTIONS`] and closes what is beyond. A sweep closes connections whose peer has let
-//! a time limit pass.
+//! [`ConnectionLimits`] and closes what is beyond. A sweep closes connections whose peer has let a
+//! time limit pass.
+//!
+//! A flood of connections must not keep the shard from its work: the runtime takes one after the
+//! other for as long as there are any, so a breath is drawn every few.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -15,11 +18,13 @@ use std::time::Duration;
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
+use super::clock::breathe;
 use super::inbox::Inbox;
+use super::peers::{AcceptRate, Peers};
 use super::route::Route;
 use super::session::Connection;
 use super::stats::Counters;
-use crate::base::config::EngineConfig;
+use crate::base::config::{EngineConfig, NodeConfig};
 use crate::base::ids::{PartitionId, SessionId, ShardId};
 use crate::base::limits;
 use crate::base::route::shard_of;
@@ -34,6 +39,8 @@ const SCRATCH: usize = 256 << 10;
 const SWEEP_MS: u64 = 250;
 /// Pause after the system refused to accept, ms: it has no descriptors or memory just now.
 const ACCEPT_PAUSE_MS: u64 = 50;
+/// Connections taken in one go; then others have their turn.
+const BREATH_CONNECTIONS: u32 = 16;
 
 /// What the connections of one shard share.
 pub(super) struct Shared {
@@ -49,43 +56,72 @@ pub(super) struct Shared {
     pub(super) large_frames: LargeFrames,
     next_session: Cell<u64>,
     connections_max: usize,
+    peers: Rc<RefCell<Peers>>,
+    accept_rate: Cell<AcceptRate>,
+}
+
+/// A connection's place among those of its address; given back when dropped.
+pub(super) struct Place {
+    peers: Rc<RefCell<Peers>>,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.peers.borrow_mut().leave(self.ip);
+    }
 }
 
 impl Shared {
     /// For the connections of a shard; `addresses` are the own ports of all shards.
     pub(super) fn new(
         shard: ShardId,
-        node_id: &str,
-        engine: &EngineConfig,
+        config: &NodeConfig,
         addresses: &[SocketAddr],
         (inbox, route, counters): (Rc<Inbox>, Rc<Route>, Rc<Counters>),
     ) -> Rc<Self> {
+        let NodeConfig { node_id, engine, connections, .. } = config;
+        let limits = connections.share(engine.shards);
         Rc::new(Self {
             inbox,
             route,
             counters,
             bounds: Bounds { partitions: engine.partitions, max_credit: engine.max_credit },
-            node_id: node_id.to_owned(),
+            node_id: node_id.clone(),
             hello_ack: Box::new(hello_ack(shard, node_id, engine, addresses)),
             scratch: RefCell::new(vec![0; SCRATCH]),
             large_frames: LargeFrames::default(),
             next_session: Cell::new(1),
-            connections_max: (limits::CONNECTIONS / usize::from(engine.shards)).max(1),
+            connections_max: limits.total,
+            peers: Rc::new(RefCell::new(Peers::new(limits.per_ip))),
+            accept_rate: Cell::new(AcceptRate::new(limits.per_second)),
         })
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream) {
-        if self.route.len() >= self.connections_max {
+    /// Opens a connection that has come, if there is a place for it.
+    pub(super) fn take(self: &Rc<Self>, stream: TcpStream) {
+        let (Ok(peer), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else {
+            // Gone between its coming and now.
+            return;
+        };
+        let full = self.route.len() >= self.connections_max;
+        if full || !self.peers.borrow_mut().enter(peer.ip()) {
+            tracing::debug!(%peer, "refused: too many connections");
             self.counters.count(|c| c.connections_refused += 1);
             return;
         }
-        if stream.set_nodelay(true).is_err() {
-            // Gone between its coming and now.
-            return;
-        }
+        let place = Place { peers: self.peers.clone(), ip: peer.ip() };
         let number = self.next_session.get();
         self.next_session.set(number + 1);
-        Connection::open(SessionId(number), self, stream);
+        Connection::open(SessionId(number), self, stream, place);
+    }
+
+    /// One more connection is taken; how long to wait before the next.
+    fn pace(&self) -> Duration {
+        let mut rate = self.accept_rate.get();
+        let wait_us = rate.taken(Now::read().boot_us);
+        self.accept_rate.set(rate);
+        Duration::from_micros(wait_us)
     }
 }
 
@@ -124,9 +160,20 @@ fn hello_ack(
 
 /// Takes connections for as long as it is polled.
 pub(super) async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+    let mut since_breath = 0;
     loop {
         match listener.accept().await {
-            Ok(stream) => shared.take(stream),
+            Ok(stream) => {
+                shared.take(stream);
+                let pause = shared.pace();
+                since_breath += 1;
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                } else if since_breath >= BREATH_CONNECTIONS {
+                    since_breath = 0;
+                    breathe().await;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections");
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;

@@ -25,7 +25,7 @@ use super::clock::breathe;
 use super::gate::{StreamMessage, shutting_down};
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
-use super::listener::{Permit, Shared};
+use super::listener::{Permit, Place, Shared};
 use super::outgoing::{Leave, Outgoing, Sent};
 use super::patience::{Overdue, Patience};
 use crate::base::api::Reply;
@@ -73,6 +73,8 @@ struct State {
     reader: Option<Waker>,
     /// Of the writer, while the socket takes all.
     writer: Option<Waker>,
+    /// Until it is closed.
+    place: Option<Place>,
 }
 
 enum Held {
@@ -82,7 +84,7 @@ enum Held {
 
 impl Connection {
     /// A connection that was just accepted, and its two tasks.
-    pub(super) fn open(id: SessionId, shared: &Rc<Shared>, stream: TcpStream) {
+    pub(super) fn open(id: SessionId, shared: &Rc<Shared>, stream: TcpStream, place: Place) {
         let state = State {
             out: Outgoing::default(),
             held: VecDeque::new(),
@@ -93,6 +95,7 @@ impl Connection {
             touched: false,
             reader: None,
             writer: None,
+            place: Some(place),
         };
         let connection = Rc::new(Self {
             id,
@@ -394,6 +397,7 @@ impl Connection {
                 return;
             }
             state.wake_reader();
+            state.place = None;
             if let Some(writer) = state.writer.take() {
                 writer.wake();
             }

@@ -12,7 +12,7 @@ use super::*;
 use crate::base::api::{
     Delivery, PartitionSet, ReplayRange, ReplaySpec, Replayed, Request, Span, StoredEvent,
 };
-use crate::base::config::EngineConfig;
+use crate::base::config::{ConnectionLimits, EngineConfig, NodeConfig};
 use crate::base::ids::{GroupNo, Offset, PartitionId, ShardId, SubscriptionId, Term};
 use crate::shard::gate::Desk;
 use crate::shard::inbox::Inbox;
@@ -45,8 +45,19 @@ fn on_connection<F: Future<Output = ()>>(scene: impl FnOnce(Place) -> F + Send +
         let (inbox, counters) = (Rc::new(Inbox::default()), Rc::new(Counters::new()));
         let route = Route::new(Desk::new(inbox.clone(), counters.clone()));
         let parts = (inbox, route, counters);
-        let shared = Shared::new(ShardId(0), "test", &EngineConfig::default(), &[address], parts);
-        Connection::open(SESSION, &shared, stream);
+        let config = NodeConfig {
+            node_id: "test".into(),
+            data_dir: "unused".into(),
+            grpc_addr: address,
+            http_addr: address,
+            native_addr: address,
+            allow_buffered_io: false,
+            reflection: false,
+            connections: ConnectionLimits { per_ip: Some(1), ..ConnectionLimits::default() },
+            engine: EngineConfig::default(),
+        };
+        let shared = Shared::new(ShardId(0), &config, &[address], parts);
+        shared.take(stream);
         scene(Place { shared: shared.clone(), seen, read }).await;
         shared.route.connections().iter().for_each(|connection| connection.close());
     });

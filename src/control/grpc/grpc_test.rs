@@ -1,6 +1,7 @@
 //! The services through real connections, with shards that the test plays.
 
 use bytes::Bytes;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -11,10 +12,12 @@ use crate::base::api::{
     AckOutcome, Delivery, EventOutcome, PartitionStatus, Placed, Replayed, Reply, Request, Span,
     Start, StoredEvent, Verdict,
 };
+use crate::base::config::ConnectionLimits;
 use crate::base::ids::{GroupNo, Offset, PartitionId, ShardId, Term};
 use crate::base::route::partition_of;
 use crate::base::time::wall_ms;
 use crate::control::Doors;
+use crate::control::accept::Protocol;
 use crate::control::door::FakeShard;
 use crate::shard::StreamMessage;
 use crate::wire::events::event_service_client::EventServiceClient;
@@ -38,7 +41,9 @@ async fn node(shards: Vec<FakeShard>) -> Node {
     let address = listener.local_addr().expect("bound");
     let stop = watch::channel(false).0;
     let bridge = Bridge::new(Doors::new(shards, PARTITIONS), "n1", 100, stop.subscribe());
-    tokio::spawn(serve(listener, bridge.clone(), true));
+    let refused = bridge.metrics.refused("grpc");
+    let entrance = Entrance::new(listener, Protocol::Grpc, ConnectionLimits::default(), refused);
+    tokio::spawn(serve(entrance, bridge.clone(), true));
     let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
     Node { channel: endpoint.connect().await.expect("served"), stop, bridge }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 
 use super::Bridge;
+use super::accept::Entrance;
 use super::door::Door;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::limits;
@@ -17,7 +17,6 @@ use crate::wire::events::partition_service_server::PartitionServiceServer;
 use crate::wire::events::transaction_service_server::TransactionServiceServer;
 use crate::wire::generated::DESCRIPTOR_SET;
 
-mod accept;
 mod acks;
 mod events;
 mod groups;
@@ -50,7 +49,7 @@ const SERVICES: [&str; 4] = [
 ];
 
 /// Serves until the bridge stops. Clients may ping as often as they like, also without a call.
-pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>, reflection: bool) {
+pub(super) async fn serve<D: Door>(entrance: Entrance, bridge: Bridge<D>, reflection: bool) {
     let limit = limits::MESSAGE_BYTES;
     let events = EventServiceServer::new(Events::new(bridge.clone()))
         .max_decoding_message_size(limit)
@@ -88,7 +87,7 @@ pub async fn serve<D: Door>(listener: TcpListener, bridge: Bridge<D>, reflection
         .add_service(health_server)
         .add_optional_service(v1)
         .add_optional_service(v1alpha);
-    let incoming = accept::connections(listener, limits::CONNECTIONS);
+    let incoming = entrance.connections();
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
         tracing::error!(%error, "the gRPC listener ended");
     }
