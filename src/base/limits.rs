@@ -67,8 +67,9 @@ pub const CONNECTIONS: usize = 10_000;
 pub const HTTP_CONNECTIONS: usize = 256;
 /// Bytes received and not yet worked on, per connection.
 pub const CONNECTION_IN_BYTES: usize = 8 * MIB;
-/// Bytes to be sent, per connection.
-pub const CONNECTION_OUT_BYTES: usize = 8 * MIB;
+/// Bytes encoded to be sent, per connection, beyond which it is asked for nothing more; what its
+/// streams have waits where it lies. So many peers that never read stay cheap.
+pub const CONNECTION_OUT_BYTES: usize = 64 * KIB;
 /// Frames larger than [`CONNECTION_IN_BYTES`] that may be received at once per shard.
 pub const LARGE_FRAMES: usize = 8;
 /// Requests of one connection that wait for an answer; then its socket is not read.

@@ -34,7 +34,7 @@ use crate::wire::native;
 use crate::wire::request::Bounds;
 
 /// What one read from a socket takes at most, bytes.
-const SCRATCH: usize = 256 << 10;
+const SCRATCH: usize = 64 << 10;
 /// Time between two sweeps, ms: how much later than its limit a connection may be closed.
 const SWEEP_MS: u64 = 250;
 /// Pause after the system refused to accept, ms: it has no descriptors or memory just now.

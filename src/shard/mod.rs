@@ -8,6 +8,7 @@
 //!
 //! Time is read here and handed to the engine; nothing here decides what an event's fate is.
 
+mod backlog;
 mod boot;
 mod clock;
 pub mod directory;

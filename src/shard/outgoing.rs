@@ -7,15 +7,16 @@
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use crate::base::ids::SubscriptionId;
+use crate::base::limits;
 
 /// How long bytes wait for a wall clock that was stepped back; then their connection is closed, and
 /// its deliveries come again when they are due, ms.
 const CLOCK_HOLD_MS: u64 = 1_000;
 /// Capacity that an empty buffer keeps at a clean-up, bytes.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 16 << 10;
 
 /// What `Input::Sent` says of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +39,21 @@ pub(super) enum Leave {
     Never,
 }
 
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// All has left, or the writer task goes on with it.
+    Done,
+    /// Nothing may leave before the wall clock reads this, Unix ms.
+    Held(u64),
+}
+
 /// A connection's output.
 #[derive(Default)]
 pub(super) struct Outgoing {
+    /// Bytes that have not left.
     buffer: BytesMut,
-    /// Bytes of `buffer` that have left.
-    left: usize,
-    /// Bytes that had left before `buffer` was last emptied.
+    /// Bytes that have.
     base: u64,
     /// Position behind the bytes of an effect, and the effect; ascending.
     marks: VecDeque<(u64, Sent)>,
@@ -58,11 +67,14 @@ impl Outgoing {
         &mut self.buffer
     }
 
-    /// The frames appended last are those of one effect: tell `sent` once they have left, and let
-    /// them leave no earlier than `not_before` (Unix ms).
-    pub(super) fn mark(&mut self, sent: Sent, not_before: u64) {
-        let end = self.base + self.buffer.len() as u64;
+    /// Lets nothing of what was appended leave before `not_before` (Unix ms).
+    pub(super) fn guard(&mut self, not_before: u64) {
         self.guard = self.guard.max(not_before);
+    }
+
+    /// The frames appended last are the end of one effect: `sent` is told once they have left.
+    pub(super) fn mark(&mut self, sent: Sent) {
+        let end = self.base + self.buffer.len() as u64;
         match self.marks.back_mut() {
             // Of one stream and right behind each other: told together.
             Some((at, last)) if last.subscription == sent.subscription => {
@@ -74,19 +86,24 @@ impl Outgoing {
         }
     }
 
-    /// Bytes that have not left.
-    pub(super) fn len(&self) -> usize {
-        self.buffer.len() - self.left
+    /// Bytes that may be appended.
+    pub(super) fn room(&self) -> usize {
+        limits::CONNECTION_OUT_BYTES.saturating_sub(self.buffer.len())
+    }
+
+    /// Whether more may be appended.
+    pub(super) fn has_room(&self) -> bool {
+        self.room() > 0
     }
 
     /// Whether all have left.
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.buffer.is_empty()
     }
 
     /// What is to leave next.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[self.left..]
+        &self.buffer
     }
 
     /// Whether the bytes may leave, by the wall clock (Unix ms). It is read only if it matters.
@@ -103,18 +120,17 @@ impl Outgoing {
 
     /// The socket has taken so many bytes; `tell` gets each effect that is gone with them.
     pub(super) fn advance(&mut self, bytes: usize, mut tell: impl FnMut(Sent)) {
-        assert!(bytes <= self.len(), "only what was offered can leave");
-        self.left += bytes;
-        let gone = self.base + self.left as u64;
+        assert!(bytes <= self.buffer.len(), "only what was offered can leave");
+        // Memory of what has left is used again: a buffer that is never empty must not grow.
+        self.buffer.advance(bytes);
+        self.base += bytes as u64;
+        let gone = self.base;
         while let Some((_, sent)) = self.marks.pop_front_if(|(end, _)| *end <= gone) {
             tell(sent);
         }
         if self.is_empty() {
             assert!(self.marks.is_empty(), "marks lie within the bytes");
-            self.base += self.left as u64;
-            self.left = 0;
             self.guard = 0;
-            self.buffer.clear();
         }
     }
 
@@ -145,22 +161,41 @@ mod tests {
         let mut out = Outgoing::default();
         out.frames().extend_from_slice(b"reply");
         out.frames().extend_from_slice(b"first");
-        out.mark(sent(1, 10), 5);
+        out.guard(5);
+        out.mark(sent(1, 10));
         out.frames().extend_from_slice(b"second");
-        out.mark(sent(2, 20), 3);
+        out.guard(3);
+        out.mark(sent(2, 20));
         assert_eq!(out.leave(|| 5), Leave::Now);
         assert_eq!(out.leave(|| 4), Leave::From(5));
         assert_eq!(advance(&mut out, 9), []);
         assert_eq!(out.bytes(), b"tsecond");
         assert_eq!(advance(&mut out, 2), [sent(1, 10)]);
         out.frames().extend_from_slice(b"third");
-        out.mark(sent(1, 30), 0);
+        out.mark(sent(1, 30));
         assert_eq!(advance(&mut out, 10), [sent(2, 20), sent(1, 30)]);
         assert!(out.is_empty());
         assert_eq!(out.leave(|| panic!("no clock is needed")), Leave::Now);
-        out.mark(sent(1, 1), 10_000);
+        out.guard(10_000);
+        out.mark(sent(1, 1));
         assert_eq!(out.leave(|| 9_000), Leave::From(10_000));
         assert_eq!(out.leave(|| 8_999), Leave::Never);
+    }
+
+    #[test]
+    fn a_buffer_that_is_never_empty_does_not_grow() {
+        let mut out = Outgoing::default();
+        out.frames().extend_from_slice(&[1; 1_000]);
+        let mut capacity = 0;
+        for round in 0..10_000_u64 {
+            out.frames().extend_from_slice(&[2; 1_000]);
+            out.mark(sent(round, 1));
+            let told = advance(&mut out, 1_000);
+            assert_eq!(told.len(), usize::from(round > 0));
+            assert_eq!(out.bytes().len(), 1_000);
+            capacity = capacity.max(out.buffer.capacity());
+        }
+        assert!(capacity <= 8_000, "{capacity} bytes for 1000");
     }
 
     #[test]
@@ -168,7 +203,7 @@ mod tests {
         let mut out = Outgoing::default();
         for bytes in [1, 2, 3] {
             out.frames().extend_from_slice(b"x");
-            out.mark(sent(1, bytes), 0);
+            out.mark(sent(1, bytes));
         }
         let together = Sent { bytes: 6, batches: 3, ..sent(1, 0) };
         assert_eq!(advance(&mut out, 2), []);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use super::gate::{Desk, StreamMessage, is_gate};
-use super::outgoing::Sent;
-use super::session::{Connection, Flushed};
+use super::outgoing::{Flushed, Sent};
+use super::session::Connection;
 use crate::base::api::{Delivery, Replayed, Reply};
 use crate::base::ids::{Caller, SessionId, SubscriptionId};
 use crate::base::time::Now;
@@ -111,10 +111,12 @@ impl Route {
     }
 
     fn with(&self, session: SessionId, give: impl FnOnce(&Connection)) {
-        if let Some(connection) = self.connections.borrow().get(&session) {
-            give(connection);
+        // It may be closed while it is given something: nothing of the map is held meanwhile.
+        let found = self.connections.borrow().get(&session).cloned();
+        if let Some(connection) = found {
+            give(&connection);
             if connection.touch() {
-                self.touched.borrow_mut().push(connection.clone());
+                self.touched.borrow_mut().push(connection);
             }
         }
     }

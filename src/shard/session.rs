@@ -4,12 +4,12 @@
 //! with what a header promises), and stops reading while the connection has too much under way:
 //! requests unanswered ([`limits::SESSION_IN_FLIGHT`]), bytes to be sent
 //! ([`limits::CONNECTION_OUT_BYTES`]), or a full inbox. Answers are appended by the pump and leave
-//! with one write per turn; only when the socket takes no more does the writer task carry on.
+//! with one write per turn; only when the socket takes no more does the writer task carry on. What
+//! streams send waits in the [`Backlog`] until there is room for it.
 //!
 //! A fault of the peer closes this connection alone. For "never early" see [`Outgoing::leave`].
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
@@ -21,12 +21,13 @@ use bytes::BytesMut;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::backlog::Backlog;
 use super::clock::breathe;
 use super::gate::{StreamMessage, shutting_down};
 use super::inbox;
 use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Place, Shared};
-use super::outgoing::{Leave, Outgoing, Sent};
+use super::outgoing::{Flushed, Leave, Outgoing, Sent};
 use super::patience::{Overdue, Patience};
 use crate::base::api::Reply;
 use crate::base::error::{ApiError, ErrorCode};
@@ -40,15 +41,8 @@ use crate::wire::{reply, request};
 
 /// Bytes that a reader takes in one go; then others have their turn.
 const BREATH_BYTES: usize = 1 << 20;
-
-/// What became of a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flushed {
-    /// All has left, or the writer task goes on with it.
-    Done,
-    /// Nothing may leave before the wall clock reads this, Unix ms.
-    Held(u64),
-}
+/// What a frame costs beside its bytes, in bytes: many small ones are more work than a large one.
+const FRAME_COST: usize = 1 << 10;
 
 /// A client connection.
 pub(super) struct Connection {
@@ -61,8 +55,7 @@ pub(super) struct Connection {
 
 struct State {
     out: Outgoing,
-    /// What found the buffer full: encoded when there is room, in order.
-    held: VecDeque<Held>,
+    backlog: Backlog,
     ledger: Ledger,
     patience: Patience,
     draining: bool,
@@ -77,17 +70,12 @@ struct State {
     place: Option<Place>,
 }
 
-enum Held {
-    Stream(u64, StreamMessage, Sent),
-    Reply(u64, Reply),
-}
-
 impl Connection {
     /// A connection that was just accepted, and its two tasks.
     pub(super) fn open(id: SessionId, shared: &Rc<Shared>, stream: TcpStream, place: Place) {
         let state = State {
             out: Outgoing::default(),
-            held: VecDeque::new(),
+            backlog: Backlog::default(),
             ledger: Ledger::default(),
             patience: Patience::new(Now::read().boot_ms()),
             draining: false,
@@ -120,8 +108,8 @@ impl Connection {
         let mut since_breath = 0;
         let fault = loop {
             match self.take_frames(&mut received, &mut permit).await {
-                Ok(true) => {}
-                Ok(false) => break None,
+                Ok(Some(frames)) => since_breath += frames * FRAME_COST,
+                Ok(None) => break None,
                 Err(error) => break Some(error),
             }
             match poll_fn(|cx| self.poll_receive(cx, Some(&mut received))).await {
@@ -162,12 +150,13 @@ impl Connection {
         Poll::Ready(Ok(count))
     }
 
-    /// Takes all complete frames off the buffer; `false` when the connection is closed.
+    /// Takes all complete frames off the buffer, and counts them; `None` when the connection is
+    /// closed.
     async fn take_frames(
         self: &Rc<Self>,
         received: &mut BytesMut,
         permit: &mut Option<Permit>,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Option<usize>, ApiError> {
         let mut taken = 0;
         let begun = self.state.borrow_mut().patience.frame_rests();
         while let Some(header) =
@@ -180,7 +169,7 @@ impl Connection {
                 break;
             }
             if !poll_fn(|cx| self.poll_ready(cx)).await {
-                return Ok(false);
+                return Ok(None);
             }
             let next = FrameDecoder::Requests.next(received).map_err(frame::FrameFault::error)?;
             *permit = None;
@@ -192,18 +181,19 @@ impl Connection {
             self.state.borrow_mut().patience.frame_awaited(since);
         }
         self.flush_own();
-        Ok(!self.state.borrow().closed)
+        Ok((!self.state.borrow().closed).then_some(taken))
     }
 
     /// Ready when the next frame may be worked on; `false` when the connection is closed.
-    fn poll_ready(&self, cx: &Context<'_>) -> Poll<bool> {
+    fn poll_ready(self: &Rc<Self>, cx: &Context<'_>) -> Poll<bool> {
+        if !self.state.borrow().out.has_room() {
+            self.flush_own();
+        }
         let mut state = self.state.borrow_mut();
         if state.closed {
             return Poll::Ready(false);
         }
-        let room = !state.draining
-            && state.ledger.has_room()
-            && state.out.len() < limits::CONNECTION_OUT_BYTES;
+        let room = !state.draining && state.ledger.has_room() && state.out.has_room();
         if room && self.shared.inbox.poll_room(cx).is_ready() {
             return Poll::Ready(true);
         }
@@ -258,26 +248,29 @@ impl Connection {
     pub(super) fn reply(&self, correlation: u64, reply: Reply) {
         let mut state = self.state.borrow_mut();
         let Some(open) = state.ledger.answered(correlation, &reply) else { return };
-        if open.stream && !state.held.is_empty() {
+        if open.stream && !state.backlog.is_empty() {
             // Behind what the stream still has to send.
-            state.held.push_back(Held::Reply(correlation, reply));
+            state.backlog.push_end(correlation, reply);
             return;
         }
         reply::put_reply(state.out.frames(), correlation, &reply, &self.shared.node_id);
         state.wake_reader();
     }
 
-    /// Appends a message of a stream; `sent` is told once it has left.
+    /// Takes a message of a stream; `sent` is told once it has left.
     pub(super) fn stream(&self, correlation: u64, message: StreamMessage, sent: Sent) {
         let mut state = self.state.borrow_mut();
         if state.draining && !state.ledger.contains(correlation) {
             return; // its end has been told
         }
-        if !state.held.is_empty() || state.out.len() >= limits::CONNECTION_OUT_BYTES {
-            state.held.push_back(Held::Stream(correlation, message, sent));
-            return;
+        state.backlog.push(correlation, message, sent);
+        state.encode(&self.shared);
+        let full = !state.backlog.is_empty() && !state.patience.is_blocked();
+        drop(state);
+        if full {
+            // What is held by the clock is tried again at the end of the turn.
+            let _held = self.offer();
         }
-        state.put_stream(correlation, message, sent);
     }
 
     /// Notes that there is something to flush; `true` if that is news.
@@ -287,9 +280,13 @@ impl Connection {
 
     /// Sends what is there, as far as the socket takes it at once.
     pub(super) fn flush(&self) -> Flushed {
+        self.state.borrow_mut().touched = false;
+        self.offer()
+    }
+
+    fn offer(&self) -> Flushed {
         {
-            let mut state = self.state.borrow_mut();
-            state.touched = false;
+            let state = self.state.borrow();
             if state.patience.is_blocked() || state.closed {
                 return Flushed::Done;
             }
@@ -424,7 +421,8 @@ impl Connection {
 
     /// Whether nothing is left to send.
     pub(super) fn is_flushed(&self) -> bool {
-        self.state.borrow().out.is_empty()
+        let state = self.state.borrow();
+        state.out.is_empty() && state.backlog.is_empty()
     }
 
     /// Closes the connection if its peer has let a time limit pass.
@@ -443,24 +441,6 @@ impl Connection {
 }
 
 impl State {
-    fn put_stream(&mut self, correlation: u64, message: StreamMessage, sent: Sent) {
-        let out = self.out.frames();
-        let not_before = match message {
-            StreamMessage::Deliveries { group, deliveries, not_before } => {
-                reply::put_deliveries(out, correlation, &group, &deliveries);
-                not_before
-            }
-            StreamMessage::Replayed { events, not_before } => {
-                reply::put_replayed(out, correlation, &events);
-                not_before
-            }
-            StreamMessage::Opened | StreamMessage::End(_) => {
-                unreachable!("these come as replies")
-            }
-        };
-        self.out.mark(sent, not_before);
-    }
-
     /// The socket has taken so many bytes.
     fn sent(&mut self, count: usize, shared: &Shared) {
         shared.counters.count(|c| {
@@ -473,19 +453,13 @@ impl State {
         if self.patience.is_blocked() {
             self.patience.blocked(Now::read().boot_ms());
         }
-        while self.out.len() < limits::CONNECTION_OUT_BYTES
-            && let Some(held) = self.held.pop_front()
-        {
-            match held {
-                Held::Stream(correlation, message, sent) => {
-                    self.put_stream(correlation, message, sent);
-                }
-                Held::Reply(correlation, reply) => {
-                    reply::put_reply(self.out.frames(), correlation, &reply, &shared.node_id);
-                }
-            }
-        }
+        self.encode(shared);
         self.wake_reader();
+    }
+
+    /// Encodes what streams have, as far as there is room.
+    fn encode(&mut self, shared: &Shared) {
+        self.backlog.encode(&mut self.out, &shared.node_id);
     }
 
     fn wake_reader(&mut self) {

@@ -169,7 +169,7 @@ fn a_slow_reader_gets_all_in_order_from_a_bounded_buffer() {
         for number in 0..COUNT {
             deliver(&shared.route, number, PAYLOAD, 0);
             shared.route.flush();
-            let buffered = connection.state.borrow().out.len();
+            let buffered = connection.state.borrow().out.bytes().len();
             assert!(buffered <= limits::CONNECTION_OUT_BYTES + PAYLOAD + 1_024, "{buffered}");
             breathe().await;
         }
