@@ -1,4 +1,5 @@
 //! Clients that break the protocol, lie or die: nobody else feels it, and they cost no memory.
+//! (`crowds`: many of them, and slow ones; `http2`: those of the gRPC port.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +8,7 @@ use chronosdb::client::{Client, Event, SubscribeOptions};
 use chronosdb::wire::events::{PublishBatchRequest, PublishRequest};
 use chronosdb::wire::kind::FrameKind;
 use prost::Message;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::http;
 use crate::raw::{Raw, header};
@@ -23,7 +25,8 @@ async fn live(client: Client, stop: Arc<AtomicBool>) -> u64 {
     let mut subscription =
         client.subscribe(SubscribeOptions::new("live", "live")).await.expect("it serves");
     let mut count = 0;
-    while !stop.load(Ordering::Relaxed) {
+    // Some are in the midst of it or behind it, however short it is.
+    while !stop.load(Ordering::Relaxed) || count < 3 {
         let event = Event::new("live", format!("live-{count}"), vec![7; 100]);
         client.publish(event).await.expect("others do not disturb it");
         let next = for_the("delivery to the live client", subscription.next()).await;
@@ -36,13 +39,39 @@ async fn live(client: Client, stop: Arc<AtomicBool>) -> u64 {
     count
 }
 
+/// Raises the limit on open files as far as it goes. Prints a reason and returns `false` if that
+/// is not enough for `need` more.
+pub fn descriptors(need: u64) -> bool {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let raised = setrlimit(Resource::Nofile, limit);
+    // Other tests of this process have theirs open meanwhile.
+    let enough = raised.is_ok() && limit.maximum.is_none_or(|most| most >= need + 4_000);
+    if !enough {
+        println!("skipped: {need} connections need a higher limit on open files than {limit:?}");
+    }
+    enough
+}
+
 /// Runs `attack` beside a live client; the memory of the server stays in its bounds.
 async fn beside_a_live_client(attack: impl FnOnce(&Server) + Send + 'static) {
+    besieged(|setup| setup, Vec::new(), attack).await;
+}
+
+/// The same, with more options for the server, and events that are there before its memory is
+/// looked at.
+pub async fn besieged(
+    with: impl FnOnce(Setup) -> Setup,
+    stored: Vec<Event>,
+    attack: impl FnOnce(&Server) + Send + 'static,
+) {
     let place = place();
-    let server = Setup::new(&place.path().join("data")).start();
+    let server = with(Setup::new(&place.path().join("data"))).start();
     let client = server.client().await;
     // Buffers that come once are no growth.
-    let warm = (0..1_000).map(|n| Event::new("warm", format!("w{n}"), vec![1; 1_000])).collect();
+    let mut warm: Vec<_> =
+        (0..1_000).map(|n| Event::new("warm", format!("w{n}"), vec![1; 1_000])).collect();
+    warm.extend(stored);
     assert!(client.publish_batch(warm).await.iter().all(Result::is_ok));
     let before = server.status_number("VmHWM");
     let stop = Arc::new(AtomicBool::new(false));
@@ -54,7 +83,6 @@ async fn beside_a_live_client(attack: impl FnOnce(&Server) + Send + 'static) {
     let server = for_the("end of the attack", attacking).await.expect("its checks hold");
     stop.store(true, Ordering::Relaxed);
     let count = live.await.expect("the live client is well");
-    assert!(count > 0, "it lived");
     let growth = server.status_number("VmHWM").saturating_sub(before);
     println!("{count} events beside the attack, {growth} kB more memory at the peak");
     assert!(growth < GROWTH_KB, "{growth} kB");
@@ -67,6 +95,9 @@ async fn beside_a_live_client(attack: impl FnOnce(&Server) + Send + 'static) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lying_length_is_refused_at_the_header() {
+    if !descriptors(1_000) {
+        return;
+    }
     beside_a_live_client(|server| {
         let lies = [
             (u32::MAX, "length"),
@@ -100,6 +131,9 @@ async fn a_lying_length_is_refused_at_the_header() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_frames_take_only_what_they_sent() {
+    if !descriptors(1_000) {
+        return;
+    }
     beside_a_live_client(|server| {
         // Each declares all that a frame may have, and sends next to nothing of it.
         let open: Vec<_> = (0..1_000)

@@ -7,10 +7,12 @@
 mod bit_flips;
 mod chance;
 mod commands;
+mod crowds;
 mod delivery;
 mod horizon;
 mod hostile;
 mod http;
+mod http2;
 mod idle;
 mod kill_rounds;
 mod ledger;

@@ -1,13 +1,14 @@
 //! A native client without manners: blocking, frame by frame, free to send what it likes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 
 use bytes::{Bytes, BytesMut};
 use chronosdb::wire::frame::{self, Frame, FrameDecoder};
 use chronosdb::wire::kind::FrameKind;
 use chronosdb::wire::native;
 use prost::Message;
+use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
 use crate::wait::PATIENCE;
 
@@ -101,6 +102,42 @@ impl Raw {
             }
         }
         said
+    }
+}
+
+/// Connected from one of this machine's addresses, with a receive buffer as small as can be: what
+/// is not read backs up at the sender soon.
+pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    sockopt::set_socket_recv_buffer_size(&socket, 1).expect("settable");
+    net::bind(&socket, &SocketAddr::from((from, 0))).expect("an own address");
+    net::connect(&socket, &to).expect("it listens");
+    TcpStream::from(socket)
+}
+
+/// Writes without waiting; what it came to is told, and how much was taken.
+pub fn push(stream: &mut TcpStream, bytes: &[u8]) -> (usize, Option<ErrorKind>) {
+    stream.set_nonblocking(true).expect("settable");
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match stream.write(&bytes[taken..]) {
+            Ok(count) => taken += count,
+            Err(error) => return (taken, Some(error.kind())),
+        }
+    }
+    (taken, None)
+}
+
+/// Reads what is there without waiting; `false` once the connection is closed.
+pub fn drain(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("settable");
+    let mut piece = [0; 8 << 10];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
     }
 }
 
