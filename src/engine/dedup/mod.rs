@@ -14,10 +14,27 @@
 //! What callers owe for that: log time never runs backwards, and the `settled` they pass never goes
 //! from true to false for an event that is past its TTL.
 
+mod block;
+mod filter;
+mod layout;
+mod row;
+mod run_directory;
+mod run_load;
+mod run_writer;
 mod table;
 mod window;
 
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod run_file;
+#[cfg(test)]
+mod run_test;
 
+pub use block::{BlockFault, RunFault, RunIds, RunNo};
+pub use layout::{BlockRead, RUN_ROWS_MAX};
+pub use row::{Claim, Row};
+pub use run_directory::RunDirectory;
+pub use run_load::RunLoad;
+pub use run_writer::{RunClosing, RunWriter};
 pub use window::{Dedup, IdHash, Original, Recorded};
