@@ -14,12 +14,38 @@
 //! What callers owe for that: log time never runs backwards, and the `settled` they pass never goes
 //! from true to false for an event that is past its TTL.
 
+//!
+//! What does not fit in memory goes to **runs**: immutable files, each with the ids of a range of
+//! offsets.
+//!
+//! ```text
+//!            Dedup (in memory)     runs
+//! publish -> [  newest ids  ]  ->  [ run 9 ][ run 8 ][ run 5 ][      run 2       ]    at most 8
+//!                                  in memory: filters and index, 2.7 bytes an id
+//!                                  on disk: the rows, one read of 4 KiB if a filter says maybe
+//!
+//! write:  RunWriter -> RunClosing -> RunDirectory       load:   RunLoad -> RunDirectory
+//! ask:    RunDirectory::probe_all -> (reads) -> find -> resolve
+//! fewer:  plan_merge -> RunMerge -> RunDirectory
+//! ```
+//!
+//! An id is in several runs if it was published again; [`resolve`] says who has it. What callers
+//! owe for that: no dead id is written to a run, an event published without `allow_duplicate` found
+//! nobody living in window and runs, and a run goes only when the one it was merged into is there.
+//!
+//! Of living claims to one id that were all made with `allow_duplicate` a run keeps the oldest. So
+//! a duplicate that was asked for while its id had a living event may be forgotten when that event
+//! dies; one that came when nobody living had the id never is.
+
 mod block;
 mod filter;
 mod layout;
+mod merge_plan;
+mod resolve;
 mod row;
 mod run_directory;
 mod run_load;
+mod run_merge;
 mod run_writer;
 mod table;
 mod window;
@@ -27,14 +53,21 @@ mod window;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod resolve_test;
+#[cfg(test)]
 mod run_file;
+#[cfg(test)]
+mod run_merge_test;
 #[cfg(test)]
 mod run_test;
 
 pub use block::{BlockFault, RunFault, RunIds, RunNo};
 pub use layout::{BlockRead, RUN_ROWS_MAX};
+pub use merge_plan::{RUNS_MAX, plan_merge};
+pub use resolve::resolve;
 pub use row::{Claim, Row};
 pub use run_directory::RunDirectory;
 pub use run_load::RunLoad;
+pub use run_merge::{MergeFault, MergeRead, MergeStep, RunMerge};
 pub use run_writer::{RunClosing, RunWriter};
 pub use window::{Dedup, IdHash, Original, Recorded};

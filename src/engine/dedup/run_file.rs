@@ -98,3 +98,11 @@ pub(super) fn look_up(
         None => Ok(None),
     }
 }
+
+/// Makes the checksum of a block right again.
+pub(super) fn reseal(block: &mut [u8]) {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&block[..60]);
+    crc.update(&block[64..]);
+    block[60..64].copy_from_slice(&crc.finalize().to_le_bytes());
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::run_file::{RunFile, claim, hash, ids, load, look_up, piece, rows};
+use super::run_file::{RunFile, claim, hash, ids, load, look_up, piece, reseal, rows};
 use super::{BlockFault, IdHash, Row, RunLoad, RunWriter};
 use crate::base::ids::Offset;
 use crate::base::size::BLOCK;
@@ -219,13 +219,6 @@ proptest! {
             }
         }
     }
-}
-
-fn reseal(block: &mut [u8]) {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&block[..60]);
-    crc.update(&block[64..]);
-    block[60..64].copy_from_slice(&crc.finalize().to_le_bytes());
 }
 
 #[test]

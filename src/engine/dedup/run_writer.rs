@@ -93,8 +93,6 @@ impl RunWriter {
         if !self.keys.is_empty() {
             self.end_group();
         }
-        self.firsts.shrink_to_fit();
-        self.filters.shrink_to_fit();
         let Self { ids, layout, firsts, filters, .. } = self;
         let next = layout.directory_start();
         let directory = RunDirectory::new(ids, layout, firsts, filters);
