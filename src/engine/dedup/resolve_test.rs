@@ -123,9 +123,9 @@ impl Store {
         let run = self.write(self.flushed..end, rows, model);
         self.flushed = end;
         self.newest_first.insert(0, run);
-        // Eight runs are many here: as if there were twice as many, so that some are merged.
+        // Eight runs are many here: as if there were four large ones more, so that some are merged.
         let mut sizes: Vec<u64> = self.newest_first.iter().map(|r| r.directory.rows()).collect();
-        sizes.extend([u64::MAX; 4]);
+        sizes.extend([1 << 40; 4]);
         if let Some(merged) = plan_merge(&sizes) {
             self.merge(merged.end.min(self.newest_first.len()), model);
         }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::run_file::{RunFile, claim, hash, ids, load, look_up, piece, reseal, rows};
-use super::{BlockFault, IdHash, Row, RunLoad, RunWriter};
+use super::{BlockFault, IdHash, Row, RunFault, RunLoad, RunWriter};
 use crate::base::ids::Offset;
 use crate::base::size::BLOCK;
 
@@ -71,6 +71,28 @@ fn many_look_ups_at_once_are_those_made_one_by_one() {
     assert!(reads.iter().all(|(_, read)| read.len <= 2 * BLOCK));
     let two = reads.iter().filter(|(_, read)| read.len == 2 * BLOCK).count();
     assert!(two * 30 < reads.len(), "{two} of {}", reads.len());
+}
+
+#[test]
+fn every_row_is_found_where_blocks_and_groups_end() {
+    // 300 ids share a leading half, across the end of the first group; all others have their own.
+    let crowd = 4_900..5_200;
+    let row = |n: u64| {
+        let high = (if crowd.contains(&n) { crowd.start } else { n }) << 40;
+        Row { hash: IdHash { high, low: n }, claim: claim(n, false) }
+    };
+    let count = 84 * 60 * 3;
+    let rows: Vec<Row> = (0..count).map(row).collect();
+    let run = RunFile::write(ids(1), 0..count, &rows);
+    let asked: Vec<IdHash> = rows.iter().map(|row| row.hash).collect();
+    let mut reads = Vec::new();
+    run.directory.probe_all(&asked, &mut reads);
+    assert!(reads.iter().map(|read| read.0).eq(0..rows.len()), "all of them may be there");
+    for (number, read) in reads {
+        let found = run.directory.find(asked[number], read, piece(&run.bytes, read));
+        assert_eq!(found, Ok(Some(rows[number])));
+        assert_eq!(look_up(&run.directory, &run.bytes, asked[number]), Ok(Some(rows[number])));
+    }
 }
 
 #[test]
@@ -159,6 +181,32 @@ fn blocks_in_each_others_place_are_refused() {
     let first = rows(0..6_000)[0].hash;
     let fault = look_up(&run.directory, &swapped, first).expect_err("not its place");
     assert_eq!(fault.fault, BlockFault::Foreign);
+}
+
+#[test]
+fn a_sound_block_that_contradicts_the_directory_is_a_fault() {
+    let rows = rows(50..250);
+    let run = RunFile::write(ids(1), 50..250, &rows);
+    let block = BLOCK as usize;
+    let answer = |change: &dyn Fn(&mut [u8])| {
+        let mut bad = run.bytes.clone();
+        change(&mut bad);
+        reseal(&mut bad[block..][..block]);
+        look_up(&run.directory, &bad, rows[10].hash)
+    };
+    assert_eq!(answer(&|_| ()), Ok(Some(rows[10])));
+    let field = Err(RunFault { block: 1, fault: BlockFault::Field });
+    let offset_at = block + 64 + 10 * 48 + 16;
+    assert_eq!(answer(&|bytes| bytes[offset_at] = 49), field, "an event of an older run");
+    assert_eq!(answer(&|bytes| bytes[offset_at] = 250), field, "an event of a newer run");
+    let last_row = 2 * block - 48..2 * block;
+    let shorter = answer(&|bytes| {
+        bytes[last_row.clone()].fill(0);
+        bytes[block + 18] = 83;
+    });
+    assert_eq!(shorter, field, "a row is missing");
+    let other_first = answer(&|bytes| bytes[block + 64 + 7] ^= 1);
+    assert_eq!(other_first, field, "it begins with another hash");
 }
 
 /// Rows whose keys crowd: several share a leading half, at the ends of blocks too.
