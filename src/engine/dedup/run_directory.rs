@@ -26,6 +26,8 @@ pub struct RunDirectory {
     layout: Layout,
     /// Leading half of the first hash of each block of rows. Never falls.
     firsts: Vec<u64>,
+    /// The same for each group of blocks: all of them stay near in the caches.
+    group_firsts: Vec<u64>,
     /// One for each [`GROUP_BLOCKS`] blocks of rows.
     filters: Vec<Filter>,
 }
@@ -39,7 +41,8 @@ impl RunDirectory {
         assert_eq!(firsts.len(), layout.row_blocks() as usize, "a hash for each block");
         assert_eq!(filters.len(), layout.groups() as usize, "a filter for each group");
         debug_assert!(firsts.is_sorted(), "blocks of rows rise");
-        Self { ids, layout, firsts, filters }
+        let group_firsts = firsts.iter().step_by(GROUP_BLOCKS).copied().collect();
+        Self { ids, layout, firsts, group_firsts, filters }
     }
 
     /// Where the row of `hash` must be, if there is one; `None` if there is surely none.
@@ -48,10 +51,9 @@ impl RunDirectory {
     /// there). More only if 84 ids had the same leading 64 bits.
     #[must_use]
     pub fn probe(&self, hash: IdHash) -> Option<BlockRead> {
-        let blocks = self.blocks_of(hash)?;
-        let key = hash.high;
-        let passes = groups_of(&blocks).any(|group| self.filters[group].may_contain(key));
-        passes.then(|| read_of(&blocks))
+        let mut groups = places_of(&self.group_firsts, hash.high);
+        let passes = groups.any(|group| self.filters[group].may_contain(hash.high));
+        passes.then(|| self.read_of(hash))
     }
 
     /// [`probe`](Self::probe) for many: appends the number of each hash that may be there, and
@@ -61,19 +63,18 @@ impl RunDirectory {
         for (chunk, hashes) in hashes.chunks(PROBES).enumerate() {
             let mut looks: [Option<Look>; PROBES] = [const { None }; PROBES];
             for (look, hash) in looks.iter_mut().zip(hashes) {
-                *look = self.blocks_of(*hash).map(|blocks| {
-                    let group = groups_of(&blocks).start;
-                    Look { blocks, touch: self.filters[group].touch(hash.high) }
+                let mut groups = places_of(&self.group_firsts, hash.high);
+                *look = groups.next().map(|group| {
+                    let touch = self.filters[group].touch(hash.high);
+                    Look { group, touch, others: groups }
                 });
             }
-            for (number, (look, hash)) in looks.iter().zip(hashes).enumerate() {
-                let Some(Look { blocks, touch }) = look else { continue };
-                let mut groups = groups_of(blocks);
-                let first = groups.next().expect("blocks lie in a group");
-                let passes = self.filters[first].holds(touch)
-                    || groups.any(|group| self.filters[group].may_contain(hash.high));
+            for (number, (look, hash)) in looks.iter_mut().zip(hashes).enumerate() {
+                let Some(Look { group, touch, others }) = look else { continue };
+                let passes = self.filters[*group].holds(touch)
+                    || others.any(|group| self.filters[group].may_contain(hash.high));
                 if passes {
-                    out.push((chunk * PROBES + number, read_of(blocks)));
+                    out.push((chunk * PROBES + number, self.read_of(*hash)));
                 }
             }
         }
@@ -132,7 +133,7 @@ impl RunDirectory {
         let filters: usize = self.filters.iter().map(Filter::memory_bytes).sum();
         let spare = self.filters.capacity() - self.filters.len();
         size_of::<Self>()
-            + self.firsts.capacity() * size_of::<u64>()
+            + (self.firsts.capacity() + self.group_firsts.capacity()) * size_of::<u64>()
             + spare * size_of::<Filter>()
             + filters
     }
@@ -162,50 +163,70 @@ impl RunDirectory {
         self.layout.offsets.contains(&offset)
     }
 
-    /// Blocks of rows, counted from 0, that may have `hash`; not empty.
-    fn blocks_of(&self, hash: IdHash) -> Option<Range<u32>> {
-        // The last block that begins before the hash, and those that begin with its leading half.
-        let behind = self.first_not_below(hash.high);
-        let equal = self.firsts[behind..].iter().take_while(|first| **first == hash.high).count();
-        let blocks = behind.saturating_sub(1) as u32..(behind + equal) as u32;
-        (!blocks.is_empty()).then_some(blocks)
+    /// The blocks that have `hash`, if any do: rows lie behind the header.
+    fn read_of(&self, hash: IdHash) -> BlockRead {
+        let blocks = places_of(&self.firsts, hash.high);
+        BlockRead::of_blocks(1 + blocks.start as u32..1 + blocks.end as u32)
     }
-
-    /// The first block that does not begin before `high`. Hashes are spread evenly, so it is near
-    /// where the leading bits say: a few cache lines are touched, however many blocks there are.
-    fn first_not_below(&self, high: u64) -> usize {
-        let len = self.firsts.len();
-        let guess = ((u128::from(high) * len as u128) >> 64) as usize;
-        let (mut from, mut to) = (guess, guess);
-        let mut step = 8;
-        while from > 0 && self.firsts[from - 1] >= high {
-            to = from - 1;
-            from = from.saturating_sub(step);
-            step *= 2;
-        }
-        step = 8;
-        while to < len && self.firsts[to] < high {
-            from = to + 1;
-            to = (to + step).min(len);
-            step *= 2;
-        }
-        from + self.firsts[from..to].partition_point(|first| *first < high)
-    }
-}
-
-/// The filters of blocks of rows, counted from 0.
-fn groups_of(blocks: &Range<u32>) -> Range<usize> {
-    blocks.start as usize / GROUP_BLOCKS..(blocks.end as usize).div_ceil(GROUP_BLOCKS)
-}
-
-/// The place of blocks of rows, counted from 0: they lie behind the header.
-fn read_of(blocks: &Range<u32>) -> BlockRead {
-    BlockRead::of_blocks(1 + blocks.start..1 + blocks.end)
 }
 
 /// A look-up under way.
 struct Look {
-    blocks: Range<u32>,
-    /// For the filter of the first group.
+    /// The first group that may have the hash, and where to look in its filter.
+    group: usize,
     touch: Touch,
+    /// More such groups: hardly ever any.
+    others: Range<usize>,
+}
+
+/// Which parts of a sorted whole may have `high`, given the first one of each part: the last part
+/// that begins before it, and those that begin with it.
+fn places_of(firsts: &[u64], high: u64) -> Range<usize> {
+    let behind = first_not_below(firsts, high);
+    let equal = firsts[behind..].iter().take_while(|first| **first == high).count();
+    behind.saturating_sub(1)..behind + equal
+}
+
+/// The first part that does not begin before `high`. Hashes are spread evenly, so it is near where
+/// the leading bits say: a few cache lines are touched, however many parts there are.
+fn first_not_below(firsts: &[u64], high: u64) -> usize {
+    let guess = ((u128::from(high) * firsts.len() as u128) >> 64) as usize;
+    let (mut from, mut to) = (guess, guess);
+    let mut step = 1;
+    while from > 0 && firsts[from - 1] >= high {
+        to = from - 1;
+        from = from.saturating_sub(step);
+        step *= 2;
+    }
+    step = 1;
+    while to < firsts.len() && firsts[to] < high {
+        from = to + 1;
+        to = (to + step).min(firsts.len());
+        step *= 2;
+    }
+    from + firsts[from..to].partition_point(|first| *first < high)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn places_are_those_of_a_plain_search(
+            mut firsts in vec(prop_oneof![any::<u64>(), 0..20_u64, u64::MAX - 9..], 0..300),
+            any in any::<u64>(),
+        ) {
+            firsts.sort_unstable();
+            let near = firsts.iter().flat_map(|f| [f.saturating_sub(1), *f, f.saturating_add(1)]);
+            for high in near.chain([0, u64::MAX, any]) {
+                let below = firsts.iter().filter(|first| **first < high).count();
+                let not_above = firsts.iter().filter(|first| **first <= high).count();
+                prop_assert_eq!(places_of(&firsts, high), below.saturating_sub(1)..not_above);
+            }
+        }
+    }
 }
