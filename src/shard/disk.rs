@@ -263,7 +263,11 @@ impl Disk {
         let path = partition_path(&self.data, partition);
         let directory = check("open", &path, Directory::open(&path).await);
         #[cfg(test)]
-        check("sync", &path, super::fault::strike(super::fault::Fault::DirectorySync));
+        check(
+            "sync",
+            &path,
+            super::fault::strike(super::fault::Fault::DirectorySync).map_err(GlommioError::from),
+        );
         check("sync", &path, directory.sync().await);
         check("close", &path, directory.close().await);
     }

@@ -138,6 +138,8 @@ fn settlement_line(settled: &Settlement<'_>, names: &Names) -> String {
         SettleKind::Dead { reason, text } => {
             format!("dead ({}): {}", reason_word(reason), printable(text))
         }
+        SettleKind::Passed => "passed by the frontier, not settled".to_owned(),
+        SettleKind::Frontier => "frontier".to_owned(),
     };
     format!(
         "{}  {}  {what}  attempts {}  releases {}",
@@ -301,6 +303,8 @@ fn settlement_object(settled: &Settlement<'_>, names: &Names) -> Value {
             object["text"] = json!(text);
             "dead"
         }
+        SettleKind::Passed => "passed",
+        SettleKind::Frontier => "frontier",
     });
     object
 }

@@ -254,24 +254,7 @@ impl Scan {
     pub fn finish(self) -> ScanOutcome {
         assert!(matches!(self.step, Step::Done), "all is read");
         assert!(self.found.is_empty(), "all entries are taken");
-        let rot = self.outcome.rot.clone().or_else(|| self.gone());
-        ScanOutcome { rot, ..self.outcome }
-    }
-
-    /// A log without files, of which some entry is known to have been durable: a file that held it
-    /// is there before it is written, and no tear takes it away.
-    fn gone(&self) -> Option<RotReport> {
-        if !self.segments.is_empty() || self.known_synced == Index(0) || cfg!(bug_cut_on_rot) {
-            return None;
-        }
-        let first = Index(1);
-        let known = self.known_synced;
-        let text = format!(
-            "no segment is left: entry {first} and all behind it are lost; everything up to \
-             {known} is known to have been durable"
-        );
-        let place = Place::new(first, 0);
-        Some(RotReport { first_bad: first, next_valid: None, place, end: 0, text })
+        self.outcome
     }
 
     /// The file that the log began with is gone: rot, of everything before what is left.
