@@ -2,7 +2,7 @@
 # Power failures below a real node: a load is recorded write by write, then the node is started on
 # what a failure at any point of it may have left, and must hold all that was acknowledged by then.
 #
-#   scripts/crash-images.sh                            500 points, over ext4 and XFS; about 12 minutes
+#   scripts/crash-images.sh                            500 points, over ext4 and XFS; 10 to 20 minutes
 #   scripts/crash-images.sh --points N --fs ext4       more or fewer, on one file system (or xfs)
 #   scripts/crash-images.sh --small                    20 points, under a minute
 #   scripts/crash-images.sh --seed S --keep            repeat the choices of a run; keep recordings

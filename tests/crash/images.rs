@@ -261,7 +261,8 @@ async fn try_image(
     let mounted = match Mounted::new(image, about.system, &recording.place.join("point"), false) {
         Ok(mounted) => mounted,
         Err(error) => {
-            println!("  at {cut}: {error}");
+            let first = error.lines().next().unwrap_or_default();
+            println!("  at {cut}: the file system itself is lost: {first}");
             tally.unmounted += 1;
             return;
         }
@@ -273,11 +274,12 @@ async fn try_image(
         let server: Server = setup.start_or_kill(START).expect("it comes up in time");
         let start = began.elapsed();
         oracle::check(&server, &known).await;
+        server.kill();
         if chance.one_in(4) {
-            server.kill();
             // What a recovery has made is sound too.
             let again = setup.start_or_kill(START).expect("it comes up in time once more");
             oracle::check_sound(&again).await;
+            again.kill();
         }
         start
     });
