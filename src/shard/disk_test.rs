@@ -4,7 +4,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use bytes::Bytes;
 use glommio::LocalExecutorBuilder;
+use rustix::fs::OFlags;
 use rustix::process::Signal;
 
 use super::*;

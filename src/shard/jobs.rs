@@ -14,7 +14,8 @@ use glommio::GlommioError;
 
 use super::clock::breathe;
 use super::directory::partition_path;
-use super::disk::{Buffer, Disk, Durable, File, check, fatal, is_full, run, wait_for_space};
+use super::disk::Disk;
+use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
 use crate::base::ids::{PartitionId, RunNo};
 use crate::engine::Input;
 use crate::engine::jobs::{Job, JobSpec, JobStep};

@@ -15,6 +15,7 @@ pub mod directory;
 mod disk;
 #[cfg(test)]
 mod fault;
+mod file;
 mod gate;
 mod inbox;
 mod jobs;

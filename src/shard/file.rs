@@ -1,0 +1,205 @@
+//! An open file of a data directory, direct or buffered, whose operations stop the process where
+//! they fail ([`fatal`]): after an error nobody knows what is on the disk.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use glommio::GlommioError;
+use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
+use glommio::timer::sleep;
+use rustix::fs::OFlags;
+
+use crate::base::size::BLOCK;
+
+/// Pause before a full disk is tried again, ms.
+const FULL_PAUSE_MS: u64 = 1_000;
+
+/// Which descriptor of a file: one whose writes are durable, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Durable {
+    No,
+    Yes,
+}
+
+/// A buffer of the kind its file wants.
+pub(super) enum Buffer {
+    Direct(DmaBuffer),
+    Buffered(Vec<u8>),
+}
+
+impl Buffer {
+    pub(super) fn zeroed(direct: bool, len: u64) -> Self {
+        if !direct {
+            return Self::Buffered(vec![0; len as usize]);
+        }
+        let mut buffer = glommio::allocate_dma_buffer(len as usize);
+        buffer.as_bytes_mut().fill(0);
+        Self::Direct(buffer)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Direct(buffer) => buffer.len(),
+            Self::Buffered(buffer) => buffer.len(),
+        }
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Self::Direct(buffer) => buffer.as_bytes_mut(),
+            Self::Buffered(buffer) => buffer,
+        }
+    }
+}
+
+/// An open file and its name for errors. Its operations stop the process where they fail.
+pub(super) enum File {
+    Direct(DmaFile, PathBuf),
+    Buffered(BufferedFile, PathBuf),
+}
+
+impl File {
+    pub(super) async fn open(path: &Path, direct: bool, durable: Durable) -> Self {
+        check("open", path, Self::try_open(path, direct, durable, false).await)
+    }
+
+    pub(super) async fn try_open(
+        path: &Path,
+        direct: bool,
+        durable: Durable,
+        create: bool,
+    ) -> Result<Self, GlommioError<()>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).mode(0o600);
+        // Known bad: both descriptors are of the same kind.
+        if direct && durable == Durable::Yes && !cfg!(bug_open_without_dsync) {
+            options.custom_flags(OFlags::DSYNC.bits() as i32);
+        }
+        let name = path.to_owned();
+        if direct {
+            Ok(Self::Direct(options.dma_open(path).await?, name))
+        } else {
+            Ok(Self::Buffered(options.buffered_open(path).await?, name))
+        }
+    }
+
+    /// Writes all of the buffer.
+    pub(super) async fn write(&self, buffer: Buffer, position: u64) {
+        let (Self::Direct(_, path) | Self::Buffered(_, path)) = self;
+        let len = buffer.len();
+        let written = check("write", path, self.try_write(buffer, position).await);
+        if written != len {
+            fatal("write", path, &format!("only {written} of {len} bytes were written"));
+        }
+    }
+
+    pub(super) async fn try_write(
+        &self,
+        buffer: Buffer,
+        position: u64,
+    ) -> Result<usize, GlommioError<()>> {
+        match (self, buffer) {
+            (Self::Direct(file, _), Buffer::Direct(buffer)) => {
+                file.write_at(buffer, position).await
+            }
+            (Self::Buffered(file, _), Buffer::Buffered(buffer)) => {
+                file.write_at(buffer, position).await
+            }
+            _ => unreachable!("all files of a data directory are of one kind"),
+        }
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file.
+    pub(super) async fn read(&self, position: u64, len: usize) -> Bytes {
+        let mut data = BytesMut::new();
+        while data.len() < len {
+            let (at, left) = (position + data.len() as u64, len - data.len());
+            let piece = match self {
+                Self::Direct(file, path) => {
+                    check("read", path, file.read_at_aligned(at, left).await)
+                }
+                Self::Buffered(file, path) => check("read", path, file.read_at(at, left).await),
+            };
+            if piece.len() == len {
+                return Bytes::copy_from_slice(&piece);
+            }
+            data.extend_from_slice(&piece);
+            // A piece that ends within a block ends at the end of the file.
+            if piece.is_empty() || piece.len() % BLOCK as usize != 0 {
+                break;
+            }
+        }
+        data.freeze()
+    }
+
+    pub(super) async fn sync(&self) {
+        let (Self::Direct(_, path) | Self::Buffered(_, path)) = self;
+        let mut synced = self.try_sync().await;
+        if cfg!(bug_retry_after_sync_error) && synced.is_err() {
+            synced = self.try_sync().await; // known bad: what was lost is not dirty any more
+        }
+        check("sync", path, synced);
+    }
+
+    async fn try_sync(&self) -> Result<(), GlommioError<()>> {
+        #[cfg(test)]
+        super::fault::strike(super::fault::Fault::Sync)?;
+        match self {
+            Self::Direct(file, _) => file.fdatasync().await,
+            Self::Buffered(file, _) => file.fdatasync().await,
+        }
+    }
+
+    /// Direct files are opened so that a write is a sync.
+    pub(super) async fn sync_if_buffered(&self) {
+        if let Self::Buffered(..) = self {
+            self.sync().await;
+        }
+    }
+
+    pub(super) async fn len(&self) -> u64 {
+        match self {
+            Self::Direct(file, path) => check("measure", path, file.file_size().await),
+            Self::Buffered(file, path) => check("measure", path, file.file_size().await),
+        }
+    }
+
+    pub(super) async fn close(self) {
+        match self {
+            Self::Direct(file, path) => check("close", &path, file.close().await),
+            Self::Buffered(file, path) => check("close", &path, file.close().await),
+        }
+    }
+}
+
+pub(super) fn run(task: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(task).detach();
+}
+
+pub(super) fn check<T>(doing: &str, path: &Path, result: Result<T, GlommioError<()>>) -> T {
+    result.unwrap_or_else(|error| {
+        // The system's own words: glommio's repeat the path and name a descriptor.
+        let system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+        let why = system.map_or_else(|| error.to_string(), |system| system.to_string());
+        fatal(doing, path, &why)
+    })
+}
+
+pub(super) fn is_full(error: &GlommioError<()>) -> bool {
+    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+pub(super) async fn wait_for_space(path: &Path) {
+    tracing::warn!(path = %path.display(), "the disk is full: waiting for space");
+    sleep(Duration::from_millis(FULL_PAUSE_MS)).await;
+}
+
+/// Stops the process: what the disk holds is not known any more, and only a new start finds out.
+pub(super) fn fatal(doing: &str, path: &Path, error: &str) -> ! {
+    let path = path.display();
+    tracing::error!(%path, error, "cannot {doing} the log: stopping");
+    eprintln!("chronosdb: cannot {doing} {path}: {error}; stopping, for its state is not known");
+    std::process::abort()
+}
