@@ -47,7 +47,9 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// Publishes these ids in one partition, each by itself: an entry each.
 async fn publish(client: &Client, ids: std::ops::Range<u64>) {
     for n in ids {
-        let event = Event::new("orders", format!("m{n}"), format!("payload {n}")).with_key("k");
+        // Due at once, and not in a moment: what is replayed is what was due by then.
+        let event = Event::new("orders", format!("m{n}"), format!("payload {n}"));
+        let event = event.with_key("k").at_ms(chronosdb::base::time::wall_ms());
         client.publish(event).await.expect("stored");
     }
 }
