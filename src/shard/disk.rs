@@ -4,9 +4,9 @@
 //! partition run side by side; what makes, removes or replaces files runs one after the other per
 //! partition ([`FileOp`]).
 //!
-//! **A failed write, sync, read or file operation stops the process** (`file::fatal`): after an error
-//! nobody knows what is on the disk, and a sync tried again may report success for lost data. A
-//! short write is an error too. A full disk is different where nothing depends on the bytes yet:
+//! **A failed write, sync, read or file operation stops the process** (`file::fatal`): after an
+//! error nobody knows what is on the disk, and a sync tried again may report success for lost data.
+//! A short write is an error too. A full disk is different where nothing depends on the bytes yet:
 //! making and zero-filling segments waits for space, and goes on by itself.
 //!
 //! A segment has two descriptors: one with O_DSYNC for durable writes to blocks that are filled
