@@ -2,8 +2,8 @@
 //!
 //! The kernel spreads connections of the shared port over the shards (SO_REUSEPORT); a client that
 //! knows the shards connects to their own ports. Each shard takes its part of
-//! [`ConnectionLimits`] and closes what is beyond. A sweep closes connections whose peer has let a
-//! time limit pass.
+//! [`ConnectionLimits`](crate::base::config::ConnectionLimits) and closes what is beyond. A sweep
+//! closes connections whose peer has let a time limit pass.
 //!
 //! A flood of connections must not keep the shard from its work: the runtime takes one after the
 //! other for as long as there are any, so a breath is drawn every few.

@@ -29,7 +29,7 @@
 //! fewer:  plan_merge -> RunMerge -> RunDirectory
 //! ```
 //!
-//! An id is in several runs if it was published again; [`resolve`] says who has it. What callers
+//! An id is in several runs if it was published again; [`resolve()`] says who has it. What callers
 //! owe for that: no dead id is written to a run, an event published without `allow_duplicate` found
 //! nobody living in window and runs, and a run goes only when the one it was merged into is there.
 //!
