@@ -12,6 +12,7 @@ const VARIABLE: &str = "CHRONOSDB_BUG";
 /// Every known-bad build, with what is wrong in it.
 const BUGS: &[(&str, &str)] = &[
     ("bug_ack_joiners", "a publish that comes during a write is acknowledged by that write"),
+    ("bug_checkpoint_ahead", "a checkpoint counts what a flush has begun to carry as carried"),
     ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
     ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
     ("bug_drop_without_credit", "an offer that finds no credit is dropped"),

@@ -15,6 +15,7 @@ use chronosdb::base::api::{
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::ids::{Caller, PartitionId, SessionId, ShardId};
 use chronosdb::base::time::Now;
+use chronosdb::engine::checkpoint::Found;
 use chronosdb::engine::{Effect, Engine, Input};
 use chronosdb::wire::{events, publish};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -37,7 +38,8 @@ impl Driver {
         let mut driver =
             Self { engine: Engine::new(config, ShardId(0)), acks: false, sent: 0, correlation: 0 };
         let partition = PartitionId(0);
-        driver.run(Input::Mount { partition, segments: Vec::new(), hard_state: None });
+        let (segments, hard_state, checkpoints) = (Vec::new(), None, Found::default());
+        driver.run(Input::Mount { partition, segments, hard_state, checkpoints });
         driver
     }
 

@@ -148,6 +148,14 @@ pub const RUN_MERGE_INPUTS: usize = 16;
 pub const RUN_MERGE_BYTES: usize = 16 * MIB;
 /// Bytes of a partition's log after which what is due far ahead is carried into a run.
 pub const FLUSH_BYTES: u64 = 64 * MIB as u64;
+/// Bytes of the logs of one shard that a start may have to read again, about.
+pub const FLUSH_SHARD_BYTES: u64 = 256 * MIB as u64;
+/// A partition's share of [`FLUSH_SHARD_BYTES`] is at least this.
+pub const FLUSH_SHARE_MIN: u64 = 4 * MIB as u64;
+/// Least time between two checkpoints of a partition, ms.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 1_000;
+/// Checkpoints of a partition that are kept.
+pub const CHECKPOINTS_KEPT: usize = 2;
 /// Events that are due within this time stay in memory, ms.
 pub const HORIZON_MS: u64 = 60_000;
 /// Topics of a partition whose loads are begun in one turn.

@@ -176,6 +176,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("wal_reads", "Reads of the log", |s| s.reads),
     ("events_replayed", "Events replayed", |s| s.replayed),
     ("jobs", "Flushes and merges of runs begun", |s| s.jobs),
+    ("checkpoints", "Checkpoints of partitions saved", |s| s.checkpoints),
     ("loads", "Loads of runs whose events are due soon", |s| s.loads),
     ("events_loaded", "Events loaded from runs", |s| s.loaded),
     // A failed write or sync stops the process: a page that can be read says 0.
@@ -210,6 +211,7 @@ const DRIVER_TOTALS: &[(&str, &str, OfDriver)] = &[
     ("wal_read_bytes", "Bytes read from logs", |c| c.log_read_bytes),
     ("wal_zero_filled_bytes", "Bytes of logs filled with zeros ahead of use", |c| c.log_fill_bytes),
     ("wal_syncs", "Syncs of logs", |c| c.log_syncs),
+    ("checkpoint_written_bytes", "Bytes of checkpoints written", |c| c.checkpoint_bytes),
     ("run_written_bytes", "Bytes of runs written", |c| c.run_write_bytes),
     ("run_reads", "Blocks of runs read", |c| c.run_reads),
     ("run_read_bytes", "Bytes of those", |c| c.run_read_bytes),

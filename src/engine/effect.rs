@@ -132,6 +132,31 @@ pub enum Effect {
         /// Which run.
         run: RunNo,
     },
+    /// Write a checkpoint to a file of its own, durably under its name at once or not at all, and
+    /// then the directory; answered by `CheckpointSaved`. One at a time per partition.
+    SaveCheckpoint {
+        /// Whose.
+        partition: PartitionId,
+        /// Its number: its name.
+        number: u64,
+        /// The file.
+        bytes: Vec<u8>,
+    },
+    /// Remove the file of a checkpoint.
+    RemoveCheckpoint {
+        /// Whose.
+        partition: PartitionId,
+        /// Which.
+        number: u64,
+    },
+    /// What was written durably cannot be read. Remove the partition's checkpoints, so that the
+    /// next start reads the whole log, and end the process with this text.
+    Condemn {
+        /// Whose.
+        partition: PartitionId,
+        /// What cannot be read.
+        text: String,
+    },
     /// Make all bytes of a segment and its length durable; answered by `Synced`.
     Sync {
         /// Whose log.

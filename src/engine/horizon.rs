@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::flow::replay::Page;
-use super::runs::{Block, Directory, RunKey};
+use super::runs::{Block, Directory, RunKey, RunKind};
 use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
 use crate::base::limits;
 
@@ -144,6 +144,8 @@ pub enum RunningJob {
     },
     /// Of these runs.
     Merge {
+        /// What they are.
+        kind: RunKind,
         /// The inputs, oldest first.
         inputs: Vec<RunNo>,
     },
@@ -152,14 +154,18 @@ pub enum RunningJob {
 /// See the module.
 #[derive(Debug)]
 pub struct Horizon {
-    /// Runs, oldest first: their offsets rise and do not overlap.
+    /// Carried runs, oldest first: their offsets rise and do not overlap.
     pub runs: Vec<Arc<Directory>>,
+    /// Due indexes of what no run carries, likewise. Read at a start only.
+    pub indexes: Vec<Arc<Directory>>,
     /// Number of the run made last.
     pub last_run: RunNo,
     /// The job under way.
     pub job: Option<RunningJob>,
-    /// A flush has looked at everything before this.
+    /// A flush has begun to look at everything before this.
     pub flushed: Offset,
+    /// Everything before this is in carried runs or due indexes.
+    pub on_runs: Offset,
     /// Bytes of the log behind it, about.
     pub unflushed_bytes: u64,
     /// Up to here events are in the wheel, Unix ms.
@@ -191,9 +197,11 @@ impl Horizon {
     pub fn new(cache_bytes: u64) -> Self {
         Self {
             runs: Vec::new(),
+            indexes: Vec::new(),
             last_run: RunNo(0),
             job: None,
             flushed: Offset(0),
+            on_runs: Offset(0),
             unflushed_bytes: 0,
             armed_to: 0,
             unarmed: 0,
@@ -223,15 +231,30 @@ impl Horizon {
         !self.drops.is_empty() || self.arming.is_some()
     }
 
-    /// The oldest run of the newest [`limits::RUN_FANOUT`] ones, if they are alike enough in size
-    /// to be merged: so each record is written again only when its run has grown by that factor.
-    pub fn merge_from(&self) -> Option<usize> {
-        let from = self.runs.len().checked_sub(limits::RUN_FANOUT)?;
-        let tier =
-            |run: &Arc<Directory>| (run.blocks() as u64).max(1).ilog(limits::RUN_FANOUT as u64);
-        let newest = tier(&self.runs[self.runs.len() - 1]);
-        self.runs[from..].iter().all(|run| tier(run) <= newest).then_some(from)
+    /// The runs of a kind, oldest first.
+    pub fn list(&self, kind: RunKind) -> &[Arc<Directory>] {
+        match kind {
+            RunKind::Carried => &self.runs,
+            RunKind::Index => &self.indexes,
+        }
     }
+
+    /// As [`Self::list`].
+    pub fn list_mut(&mut self, kind: RunKind) -> &mut Vec<Arc<Directory>> {
+        match kind {
+            RunKind::Carried => &mut self.runs,
+            RunKind::Index => &mut self.indexes,
+        }
+    }
+}
+
+/// The oldest run of the newest [`limits::RUN_FANOUT`] ones, if they are alike enough in size to be
+/// merged: so each record is written again only when its run has grown by that factor.
+pub fn merge_from(runs: &[Arc<Directory>]) -> Option<usize> {
+    let from = runs.len().checked_sub(limits::RUN_FANOUT)?;
+    let tier = |run: &Arc<Directory>| (run.blocks() as u64).max(1).ilog(limits::RUN_FANOUT as u64);
+    let newest = tier(&runs[runs.len() - 1]);
+    runs[from..].iter().all(|run| tier(run) <= newest).then_some(from)
 }
 
 /// Blocks of runs in memory, under a budget of bytes; the oldest go first.

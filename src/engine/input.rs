@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 
+use super::checkpoint::Found;
 use super::jobs::JobOutcome;
 pub use super::log::segment::SegmentFile;
 use super::mesh::MeshMessage;
@@ -26,6 +27,8 @@ pub enum Input {
         /// What `Effect::SaveHardState` saved last; `None` for a new partition, or if both of its
         /// copies are unreadable (then the log's own terms decide).
         hard_state: Option<HardState>,
+        /// Its checkpoints, as [`super::checkpoint::choose`] finds them.
+        checkpoints: Found,
     },
     /// A session asks for something. Only given while `Engine::has_room`.
     Request {
@@ -100,6 +103,11 @@ pub enum Input {
         partition: PartitionId,
         /// Which segment, by its first index.
         segment: Index,
+    },
+    /// The last `SaveCheckpoint` of the partition is durable.
+    CheckpointSaved {
+        /// Whose.
+        partition: PartitionId,
     },
     /// The last `SaveHardState` of the partition is durable.
     HardStateSaved {

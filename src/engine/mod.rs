@@ -15,6 +15,7 @@
 //! Rules (DESIGN section 3): a flow that needs a read parks one named struct in one bounded table
 //! ([`reads`]); the driver lends write buffers; one step handles a bounded amount.
 
+pub mod checkpoint;
 pub mod dedup;
 pub mod delivery;
 pub mod effect;
@@ -102,8 +103,8 @@ impl Engine {
         let mut step = Step { now, config, shard: *shard, effects, local, jobs, stats };
         let step = &mut step;
         match input {
-            Input::Mount { partition, segments, hard_state } => {
-                own(partitions, partition).mount(step, segments, hard_state);
+            Input::Mount { partition, segments, hard_state, checkpoints } => {
+                own(partitions, partition).mount(step, segments, hard_state, checkpoints);
             }
             Input::Request { from, request } => front.request(step, from, request),
             Input::Sent { subscription, bytes, batches } => {
@@ -119,6 +120,9 @@ impl Engine {
             }
             Input::JobDone { partition, outcome } => {
                 own(partitions, partition).job_done(step, outcome);
+            }
+            Input::CheckpointSaved { partition } => {
+                own(partitions, partition).checkpoint_saved(step);
             }
             Input::Filled { partition, segment, end } => {
                 own(partitions, partition).filled(step, segment, end);

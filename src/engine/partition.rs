@@ -20,13 +20,15 @@ use ahash::RandomState;
 use super::dedup::{Dedup, Original};
 use super::delivery::{Group, MemberKey};
 use super::effect::RecoveryReport;
+use super::flow::checkpoint::Checkpoints;
 use super::flow::commit::Writes;
 use super::flow::fire::{Due, Timer};
 use super::flow::recover::Phase;
 use super::flow::roll::Roll;
 use super::horizon::Horizon;
 use super::log::{
-    Body, Content, EntryHeader, Ids, NewGroup, Place, PublishView, RecordCache, SparseIndex, Tail,
+    Body, Content, EntryHeader, Ids, NewGroup, Place, PublishView, Record, RecordCache,
+    SparseIndex, Tail,
 };
 use super::log_clock::{LogClock, TRUSTED_JUMP_MS};
 use super::proposals::Proposals;
@@ -75,7 +77,7 @@ pub struct Partition {
     pub(super) groups: Vec<Group<Handle>>,
     pub(super) group_numbers: HashMap<(Arc<str>, TopicNo), GroupNo, RandomState>,
     pub(super) applied_end: Offset,
-    applied_ts: u64,
+    pub(super) applied_ts: u64,
 
     // The log and its replication.
     pub(super) replica: Replica<LogEntry>,
@@ -85,6 +87,7 @@ pub struct Partition {
     pub(super) cache: RecordCache,
     pub(super) segments: Vec<(Index, u64)>,
     pub(super) horizon: Horizon,
+    pub(super) checkpoints: Checkpoints,
     pub(super) writes: Writes,
     pub(super) roll: Roll,
     pub(super) chain: u32,
@@ -130,6 +133,7 @@ impl Partition {
             cache: RecordCache::new(config.cache_bytes / owned),
             segments: Vec::new(),
             horizon: Horizon::new(config.cache_bytes / owned / 4),
+            checkpoints: Checkpoints::default(),
             writes: Writes::default(),
             roll: Roll::None,
             chain: 0,
@@ -208,18 +212,29 @@ impl Partition {
                     group.cursor.joined(position);
                 }
             }
-            let id = record.message_id.of(bytes);
-            let hash = self.dedup.hash(&topic.name, id);
-            self.proposals.id_applied(hash, offset);
-            let original = Original {
-                offset,
-                schedule_ts: record.schedule_ts,
-                append_ts: header.append_ts,
-                topic: record.topic,
-            };
-            let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
-            self.dedup.record(hash, original, record.allow_duplicate, settled);
+            self.remember_id(header, bytes, &record, offset);
         }
+    }
+
+    /// The id of an applied event names it from now on, unless it names another one.
+    pub(super) fn remember_id(
+        &mut self,
+        header: &EntryHeader,
+        bytes: &[u8],
+        record: &Record,
+        offset: Offset,
+    ) {
+        let id = record.message_id.of(bytes);
+        let hash = self.dedup.hash(&self.topics.get(record.topic).name, id);
+        self.proposals.id_applied(hash, offset);
+        let original = Original {
+            offset,
+            schedule_ts: record.schedule_ts,
+            append_ts: header.append_ts,
+            topic: record.topic,
+        };
+        let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
+        self.dedup.record(hash, original, record.allow_duplicate, settled);
     }
 
     /// Drops ids past their time, as many as keep pace with new ones. Part of apply, so that the
@@ -232,7 +247,7 @@ impl Partition {
         self.dedup.sweep(log_now, 2 * header.count as usize, settled);
     }
 
-    fn apply_group(&mut self, record: &NewGroup<'_>) {
+    pub(super) fn apply_group(&mut self, record: &NewGroup<'_>) {
         assert_eq!(record.no.0 as usize, self.groups.len(), "group numbers are dense");
         let name: Arc<str> = Arc::from(record.name);
         let key = (name.clone(), record.topic);
@@ -272,8 +287,12 @@ impl Partition {
         self.applied_end.0 - self.horizon.on_disk
     }
 
-    /// Per group: all applied events of its topic, by where they stand. Walks every event.
+    /// Per group: all applied events of its topic, by where they stand. Walks every event. Empty
+    /// until the partition has begun to serve: its due axis may not be there.
     pub(super) fn audit(&self) -> Vec<GroupAudit> {
+        if !self.armed {
+            return Vec::new();
+        }
         let audit = |group: &Group<Handle>| {
             let topic = self.topics.get(group.topic);
             let mut audit = GroupAudit {

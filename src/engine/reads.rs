@@ -15,6 +15,9 @@ pub const SCAN_READ: u64 = u64::MAX;
 /// Number of the read of the block in which a log is cut.
 pub const CUT_READ: u64 = u64::MAX - 1;
 
+/// Number of the reads of runs at a start.
+pub const AXIS_READ: u64 = u64::MAX - 2;
+
 /// Who waits.
 #[derive(Debug)]
 pub enum Flow {
@@ -53,7 +56,7 @@ impl Reads {
     /// A number for the next read.
     pub fn number(&mut self) -> u64 {
         self.next += 1;
-        assert!(self.next < CUT_READ, "numbers of reads last for ever");
+        assert!(self.next < AXIS_READ, "numbers of reads last for ever");
         self.next
     }
 }

@@ -37,6 +37,8 @@ pub struct EngineStats {
     pub jobs: u64,
     /// Loads of what is due soon out of runs.
     pub loads: u64,
+    /// Checkpoints saved.
+    pub checkpoints: u64,
     /// Events that came back into memory by them.
     pub loaded: u64,
     /// Events that are in runs only, now.
@@ -105,6 +107,7 @@ impl Default for EngineStats {
             replayed: 0,
             jobs: 0,
             loads: 0,
+            checkpoints: 0,
             loaded: 0,
             on_disk: 0,
             pending: 0,

@@ -17,6 +17,7 @@ use glommio::net::TcpListener;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use super::checkpoints;
 use super::clock::pulse;
 use super::directory::{Directory, DirectoryError};
 use super::disk::Disk;
@@ -32,6 +33,8 @@ use super::stats::Counters;
 use crate::base::config::{EngineConfig, NodeConfig};
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::route::shard_of;
+use crate::engine::checkpoint::Found;
+use crate::engine::log::Ids;
 use crate::engine::{Engine, RecoveryReport};
 
 /// Memory an executor registers for direct I/O at most, bytes.
@@ -141,7 +144,7 @@ struct Seed {
     shard: ShardId,
     config: NodeConfig,
     direct_io: bool,
-    partitions: Vec<Mounted>,
+    partitions: Vec<(Mounted, Found)>,
     ends: mesh::Ends,
     door: Door,
     shared_addr: SocketAddr,
@@ -271,11 +274,14 @@ impl Drop for Shards {
 fn mount_all(
     directory: &Directory,
     engine: &EngineConfig,
-) -> Result<Vec<Vec<Mounted>>, DirectoryError> {
+) -> Result<Vec<Vec<(Mounted, Found)>>, DirectoryError> {
     let mut by_shard = vec![Vec::new(); usize::from(engine.shards)];
     for partition in (0..engine.partitions).map(PartitionId) {
         let shard = shard_of(partition, engine.shards);
-        by_shard[usize::from(shard.0)].push(mount(&directory.path, partition)?);
+        let mounted = mount(&directory.path, partition)?;
+        let ids = Ids { cluster: directory.cluster, partition };
+        let found = checkpoints::find(&directory.path, ids, &mounted.segments)?;
+        by_shard[usize::from(shard.0)].push((mounted, found));
     }
     Ok(by_shard)
 }

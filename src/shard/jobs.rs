@@ -1,9 +1,9 @@
 //! Jobs and runs on the disk of one shard: each job is a task beside the pump.
 //!
 //! ```text
-//! p-00000/00000000000000000007.run   a run; in this version derived from the log
+//! p-00000/00000000000000000007.run   a run
 //! ```
-//! Runs of an earlier process are removed at the start (`mount`), since the log has all of them.
+//! A run counts once a checkpoint lists it; others are removed at the next start (`checkpoints`).
 //! A job lets the pump work between any two of its steps. Where the disk is full it waits: what it
 //! carries is still in the log and in memory.
 
@@ -26,6 +26,13 @@ const OPEN_RUNS: usize = 256;
 /// The file of a run.
 pub(super) fn run_path(data: &Path, partition: PartitionId, run: RunNo) -> PathBuf {
     partition_path(data, partition).join(format!("{:020}.run", run.0))
+}
+
+/// The number in the name of a run's file; `None` if it is none.
+pub(super) fn parse_run_name(name: &str) -> Option<RunNo> {
+    let digits = name.strip_suffix(".run")?;
+    let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok().map(RunNo)).flatten()
 }
 
 impl Disk {

@@ -10,6 +10,7 @@
 
 mod backlog;
 mod boot;
+pub mod checkpoints;
 mod clock;
 pub mod directory;
 mod disk;

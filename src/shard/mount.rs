@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! p-00000/00000000000000000001.seg   a segment of the log, named by the index of its first entry
-//! p-00000/00000000000000000007.run   what is due far ahead (`jobs`); derived from the log
+//! p-00000/00000000000000000007.run   a part of the due axis (`jobs`)
+//! p-00000/0…03.checkpoint            what a start goes on from (`checkpoints`)
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
@@ -48,17 +49,6 @@ pub fn segment_path(data: &Path, partition: PartitionId, segment: Index) -> Path
     partition_path(data, partition).join(file_name(segment))
 }
 
-/// Removes runs of an earlier process: whatever they carry is made anew from the log.
-fn remove_runs(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|ending| ending == "run") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 /// Makes the partition's directory and slot file if they are not there, and lists what is, durably.
 pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, DirectoryError> {
     let path = partition_path(data, partition);
@@ -67,7 +57,6 @@ pub(super) fn mount(data: &Path, partition: PartitionId) -> Result<Mounted, Dire
     if !state.exists() {
         create_state(&state)?;
     }
-    remove_runs(&path).map_err(io_error("remove old runs from", &path))?;
     // Not only for the new: a process that died may have made a segment and not its entry durable.
     // What is listed below is there for good.
     sync_directory(&path)?;

@@ -22,6 +22,7 @@ use super::route::Route;
 use super::stats::Counters;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::engine::checkpoint::Found;
 use crate::engine::{Effect, Engine, Input, RecoveryReport};
 
 /// Inputs of one turn at most.
@@ -102,11 +103,12 @@ impl<F: Fn(Milestone)> Pump<F> {
     }
 
     /// Mounts the shard's partitions and runs until the boot orders the end.
-    pub(super) async fn run(mut self, partitions: Vec<Mounted>) {
+    pub(super) async fn run(mut self, partitions: Vec<(Mounted, Found)>) {
         self.recovering = partitions.len();
-        for Mounted { partition, segments, hard_state, slot } in partitions {
+        for (Mounted { partition, segments, hard_state, slot }, checkpoints) in partitions {
             self.world.disk.mount(partition, slot);
-            self.world.inbox.push(Input::Mount { partition, segments, hard_state });
+            let mount = Input::Mount { partition, segments, hard_state, checkpoints };
+            self.world.inbox.push(mount);
         }
         if self.recovering == 0 {
             (self.reached)(Milestone::Recovered(Vec::new()));
@@ -203,6 +205,13 @@ impl<F: Fn(Milestone)> Pump<F> {
                 disk.read_run(partition, read, run, (position, len));
             }
             Effect::RemoveRun { partition, run } => disk.remove_run(partition, run),
+            Effect::SaveCheckpoint { partition, number, bytes } => {
+                disk.save_checkpoint(partition, number, bytes);
+            }
+            Effect::RemoveCheckpoint { partition, number } => {
+                disk.remove_checkpoint(partition, number);
+            }
+            Effect::Condemn { partition, text } => disk.condemn(partition, &text),
             Effect::Sync { partition, segment } => disk.sync(partition, segment),
             Effect::CreateSegment { partition, segment } => {
                 disk.in_order(partition, FileOp::Create(segment));

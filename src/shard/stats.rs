@@ -71,6 +71,8 @@ pub struct DriverCounts {
     pub log_syncs: u64,
     /// Bytes of runs written.
     pub run_write_bytes: u64,
+    /// Bytes of checkpoints written.
+    pub checkpoint_bytes: u64,
     /// Blocks of runs read.
     pub run_reads: u64,
     /// Bytes of those.

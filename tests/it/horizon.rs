@@ -45,6 +45,14 @@ async fn consume(client: &Client, group: &str) {
     }
 }
 
+/// The partition's files with this ending.
+fn files(setup: &Setup, ending: &str) -> Vec<std::path::PathBuf> {
+    let directory = setup.data().join("p-00000");
+    let entries = std::fs::read_dir(directory).expect("a partition");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.extension().is_some_and(|found| found == ending)).collect()
+}
+
 #[tokio::test]
 async fn far_events_leave_the_memory_and_come_back_in_order() {
     let place = place();
@@ -66,8 +74,21 @@ async fn far_events_leave_the_memory_and_come_back_in_order() {
     assert!(metric(&server, "cronos_events_loaded_total") > EVENTS / 2);
     server.stop();
 
-    // Runs are made anew from the log, and a late group reads all of it.
+    // A start goes on from a checkpoint, and a late group reads all of it.
+    let checkpoints = files(&setup, "checkpoint");
+    assert!(!checkpoints.is_empty() && checkpoints.len() <= 2, "{checkpoints:?}");
     let server = setup.start();
     consume(&server.client().await, "late").await;
+    server.stop();
+
+    // What is derived may be lost or damaged: then the whole log is read.
+    for path in files(&setup, "checkpoint") {
+        std::fs::write(path, "damaged").expect("writable");
+    }
+    for path in files(&setup, "run").into_iter().take(1) {
+        std::fs::remove_file(path).expect("there");
+    }
+    let server = setup.start();
+    consume(&server.client().await, "later").await;
     server.stop();
 }

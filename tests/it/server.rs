@@ -44,6 +44,11 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// On a data directory: two shards, four partitions, free ports.
     pub fn new(data: &Path) -> Self {
         let setup = Self { data: data.to_owned(), options: Vec::new() };

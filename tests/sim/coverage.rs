@@ -35,6 +35,9 @@ pub struct Coverage {
     pub merges: u64,
     pub run_reads: u64,
     pub runs_removed: u64,
+    pub checkpoints: u64,
+    pub restores: u64,
+    pub condemned: u64,
 }
 
 impl Coverage {
@@ -55,6 +58,7 @@ impl Coverage {
             Effect::StartJob { job: JobSpec::Merge(_), .. } => self.merges += 1,
             Effect::ReadRun { .. } => self.run_reads += 1,
             Effect::RemoveRun { .. } => self.runs_removed += 1,
+            Effect::SaveCheckpoint { .. } => self.checkpoints += 1,
             Effect::Recovered { report } => {
                 self.torn_logs += u64::from(report.torn_bytes > 0);
                 self.damaged_logs += u64::from(report.rot.is_some());
@@ -97,7 +101,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 25] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 28] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -124,6 +128,9 @@ impl Coverage {
             ("merges", &mut self.merges),
             ("run reads", &mut self.run_reads),
             ("runs removed", &mut self.runs_removed),
+            ("checkpoints", &mut self.checkpoints),
+            ("restores", &mut self.restores),
+            ("condemned", &mut self.condemned),
         ]
     }
 }

@@ -3,7 +3,7 @@
 use chronosdb::base::api::Delivery;
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::ids::{Caller, PartitionId, ShardId, SubscriptionId};
-use chronosdb::engine::jobs::Job;
+use chronosdb::engine::log::Ids;
 use chronosdb::engine::{Effect, Input};
 
 use super::disk::{Crash, Op, Write};
@@ -127,20 +127,9 @@ impl World {
                 let mut data = vec![0; len as usize];
                 let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
                 engine.fill_write(partition, write, &mut data);
-                if std::mem::take(&mut self.die_writing) {
-                    self.effects_left = Some(self.crash_rng.below(4));
-                }
-                let crc = crc32fast::hash(&data);
-                self.note(format_args!("s{shard} > bytes {crc:x}"));
                 let number = write;
-                self.ask_disk(Op::Write(Write {
-                    partition,
-                    number,
-                    segment,
-                    position,
-                    data,
-                    sync,
-                }));
+                let write = Write { partition, number, segment, position, data, sync };
+                self.write(shard, write);
             }
             Effect::CreateSegment { partition, segment } => {
                 self.ask_disk(Op::Create { partition, segment });
@@ -151,15 +140,6 @@ impl World {
             Effect::Read { partition, read, segment, position, len } => {
                 self.ask_disk(Op::Read { partition, read, segment, position, len });
             }
-            Effect::StartJob { partition, job } => {
-                self.jobs.start(partition, Job::new(job));
-                self.after(1, Event::Job(partition));
-            }
-            Effect::ReadRun { partition, read, run, position, len } => {
-                let delay_us = 1 + self.disk_rng.below(self.profile.disk_max_us);
-                self.after(delay_us, Event::RunRead { partition, read, run, position, len });
-            }
-            Effect::RemoveRun { partition, run } => self.jobs.remove(partition, run),
             Effect::Sync { partition, segment } => self.ask_disk(Op::Sync { partition, segment }),
             Effect::RemoveSegment { partition, segment } => {
                 self.ask_disk(Op::Remove { partition, segment });
@@ -168,7 +148,17 @@ impl World {
                 self.ask_disk(Op::Save { partition, state });
             }
             Effect::Recovered { report } => self.recovered(report.partition),
+            derived => self.carry_out_derived(derived),
         }
+    }
+
+    fn write(&mut self, shard: ShardId, write: Write) {
+        if std::mem::take(&mut self.die_writing) {
+            self.effects_left = Some(self.crash_rng.below(4));
+        }
+        let crc = crc32fast::hash(&write.data);
+        self.note(format_args!("s{shard} > bytes {crc:x}"));
+        self.ask_disk(Op::Write(write));
     }
 
     fn ask_disk(&mut self, op: Op) {
@@ -348,7 +338,15 @@ impl World {
         for partition in (0..config.partitions).map(PartitionId) {
             let (segments, hard_state) = self.disk.mount(partition);
             let owner = node.owner(partition);
-            let mount = Input::Mount { partition, segments, hard_state };
+            if self.crash_rng.percent(self.profile.run_damage)
+                && self.jobs.damage(partition, &mut self.crash_rng)
+            {
+                self.note(format_args!("a file of partition {partition} is damaged"));
+            }
+            let checkpoints =
+                self.jobs.mount(Ids { cluster: config.cluster, partition }, &segments);
+            self.coverage.restores += u64::from(checkpoints.restored.is_some());
+            let mount = Input::Mount { partition, segments, hard_state, checkpoints };
             node.shard(owner).inbox.push_back(mount);
         }
         self.node = Some(node);
@@ -370,6 +368,8 @@ impl World {
         let damaged = all.map(PartitionId).find(|partition| self.disk.rot(*partition));
         if let Some(partition) = damaged {
             self.profile.rot = false;
+            // What a checkpoint covers is not read at a start: damage to it is found when read.
+            self.jobs.remove_checkpoints(partition);
             self.note(format_args!("a bit of partition {partition} flips"));
             self.oracle.rotted(partition);
         }

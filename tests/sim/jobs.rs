@@ -1,19 +1,29 @@
-//! Jobs and the runs they make. In this version runs are derived from the log and made anew after
-//! each start, so all of it is gone with the process.
+//! Jobs, the runs they make, and checkpoints.
+//!
+//! A run that is synced survives everything; one that is not may be gone, or there in part. A
+//! checkpoint appears whole or not at all. All of it is derived from the log: files may be damaged
+//! or lost between two processes, and nothing but time may come of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chronosdb::base::ids::{PartitionId, RunNo};
-use chronosdb::engine::Input;
+use chronosdb::engine::checkpoint::{self, Found};
 use chronosdb::engine::jobs::{Job, JobStep};
+use chronosdb::engine::log::Ids;
+use chronosdb::engine::{Input, SegmentFile};
 
-use super::disk::Disk;
+use super::disk::{Crash, Disk};
+use super::rng::Rng;
 use crate::hold;
 
-/// The jobs under way, and the files of runs.
+/// The jobs under way, and the files of runs and checkpoints.
 #[derive(Default)]
 pub struct Jobs {
+    checkpoints: BTreeMap<(PartitionId, u64), Vec<u8>>,
+    saving: BTreeMap<PartitionId, (u64, Vec<u8>)>,
+    /// Checkpoints that a start did not use.
+    pub refused: u64,
     running: BTreeMap<PartitionId, Job>,
     runs: BTreeMap<(PartitionId, RunNo), Run>,
 }
@@ -57,7 +67,7 @@ impl Jobs {
             JobStep::Pause => {}
             JobStep::Done(outcome) => {
                 self.running.remove(&partition);
-                if let Some(run) = &outcome.run {
+                for run in outcome.run.iter().chain(&outcome.index) {
                     let file = &self.runs[&(partition, run.head().ids.run)];
                     hold!(DiskContract, file.synced, "a run counts once it is durable");
                 }
@@ -75,7 +85,85 @@ impl Jobs {
     }
 
     pub fn remove(&mut self, partition: PartitionId, run: RunNo) {
-        let was = self.runs.remove(&(partition, run));
-        hold!(DiskContract, was.is_some(), "run {run} of partition {partition} is removed once");
+        self.runs.remove(&(partition, run));
+    }
+
+    pub fn save(&mut self, partition: PartitionId, number: u64, bytes: Vec<u8>) {
+        let before = self.saving.insert(partition, (number, bytes));
+        hold!(DiskContract, before.is_none(), "one checkpoint of {partition} at a time");
+    }
+
+    /// The checkpoint on its way is durable.
+    pub fn saved(&mut self, partition: PartitionId) -> Input {
+        let (number, bytes) = self.saving.remove(&partition).expect("it was being saved");
+        self.checkpoints.insert((partition, number), bytes);
+        Input::CheckpointSaved { partition }
+    }
+
+    pub fn remove_checkpoint(&mut self, partition: PartitionId, number: u64) {
+        self.checkpoints.remove(&(partition, number));
+    }
+
+    pub fn remove_checkpoints(&mut self, partition: PartitionId) {
+        self.checkpoints.retain(|(of, _), _| *of != partition);
+    }
+
+    /// The process or the machine ends.
+    pub fn crash(&mut self, crash: Crash, rng: &mut Rng) {
+        self.running.clear();
+        for (partition, (number, bytes)) in std::mem::take(&mut self.saving) {
+            if rng.percent(50) {
+                self.checkpoints.insert((partition, number), bytes);
+            }
+        }
+        if crash == Crash::Power {
+            self.runs.retain(|_, run| run.synced || rng.percent(50));
+        }
+    }
+
+    /// One file of this partition is damaged, or lost. False if there is none.
+    pub fn damage(&mut self, partition: PartitionId, rng: &mut Rng) -> bool {
+        let first = (partition, 0)..=(partition, u64::MAX);
+        let checkpoints = self.checkpoints.range_mut(first).map(|(_, bytes)| bytes);
+        let first = (partition, RunNo(0))..=(partition, RunNo(u64::MAX));
+        let runs = self.runs.range_mut(first).map(|(_, run)| &mut run.bytes);
+        let mut files: Vec<&mut Vec<u8>> = checkpoints.chain(runs).collect();
+        if files.is_empty() {
+            return false;
+        }
+        let at = rng.below(files.len() as u64) as usize;
+        let file = &mut *files[at];
+        let len = file.len() as u64;
+        match rng.below(4) {
+            0 => file.clear(),
+            1 => file.truncate(rng.below(len) as usize),
+            _ => {
+                let byte = rng.below(len) as usize;
+                file[byte] ^= 1 << rng.below(8);
+            }
+        }
+        true
+    }
+
+    /// What a start finds; files that nothing speaks of are removed, as the driver does.
+    pub fn mount(&mut self, ids: Ids, segments: &[SegmentFile]) -> Found {
+        let of = |key: &PartitionId| *key == ids.partition;
+        let files = self.checkpoints.iter().filter(|((partition, _), _)| of(partition));
+        let files = files.map(|((_, number), bytes)| (*number, Bytes::copy_from_slice(bytes)));
+        let (runs, mut refused) = (&self.runs, 0);
+        let open = |run: RunNo| {
+            let bytes = &runs.get(&(ids.partition, run))?.bytes;
+            checkpoint::open_run(ids, run, bytes.len() as u64, |extent| {
+                let (from, to) = (extent.position as usize, extent.end() as usize);
+                bytes.get(from..to).map(Bytes::copy_from_slice)
+            })
+        };
+        let found = checkpoint::choose(files.collect(), ids, segments, open, |_, _| refused += 1);
+        self.refused += refused;
+        let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
+        let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();
+        self.checkpoints.retain(|(of, number), _| *of != ids.partition || kept.contains(number));
+        self.runs.retain(|(of, run), _| *of != ids.partition || runs.contains(run));
+        found
     }
 }

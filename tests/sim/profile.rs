@@ -8,7 +8,7 @@ use chronosdb::base::config::{EngineConfig, FsyncMode};
 use chronosdb::base::ids::Offset;
 
 use super::groups::Facts;
-use super::rng::{Rng, Salt};
+use super::rng::{Rng, Salt, mix};
 use super::weather::Weather;
 
 /// Settings of one seed.
@@ -30,6 +30,8 @@ pub struct Profile {
     pub wall_steps: u64,
     /// Flip a bit at the last restart.
     pub rot: bool,
+    /// Chance that a start finds a run or a checkpoint damaged, per partition, in percent.
+    pub run_damage: u64,
     pub topics: Vec<Arc<str>>,
     pub groups: Vec<GroupPlan>,
     pub producers: u64,
@@ -130,6 +132,7 @@ impl Profile {
             drain_percent: *rng.pick(&[0, 0, 20]),
             wall_steps: *rng.pick(&[0, 0, 1, 3, 6]),
             rot,
+            run_damage: if rot { 0 } else { [0, 0, 10, 40][(mix(seed) % 4) as usize] },
             producers: rng.between(1, 3),
             events: rng.between(20, 150),
             // A batch that is larger than half a segment is refused for good.

@@ -83,7 +83,11 @@ impl fmt::Display for ShownInput<'_> {
             }
             Input::JobDone { partition, outcome } => {
                 let run = outcome.run.as_ref().map(|run| (run.head().ids.run, run.records()));
-                write!(f, "JobDone p{partition} {run:?} {:?}", outcome.fault)
+                let index = outcome.index.as_ref().map(|run| (run.head().ids.run, run.records()));
+                write!(f, "JobDone p{partition} {run:?} {index:?} {:?}", outcome.fault)
+            }
+            Input::Mount { partition, segments, hard_state, checkpoints } => {
+                write!(f, "Mount p{partition} {segments:?} {hard_state:?} {:?}", checkpoints.kept)
             }
             Input::Mesh { from, message } => write!(f, "Mesh from {from}: {}", Shown(message)),
             Input::Request { from, request: Request::Publish(message) } => {
@@ -119,6 +123,9 @@ impl fmt::Display for ShownEffect<'_> {
             }
             Effect::StartJob { partition, job: JobSpec::Merge(merge) } => {
                 write!(f, "Merge p{partition} {} runs into {}", merge.inputs.len(), merge.run)
+            }
+            Effect::SaveCheckpoint { partition, number, bytes } => {
+                write!(f, "SaveCheckpoint p{partition} {number} {:x}", crc(bytes))
             }
             Effect::Mesh { to, message } => write!(f, "Mesh to {to}: {}", Shown(message)),
             Effect::Reply { to, reply: Reply::Published { outcomes, .. } } => {

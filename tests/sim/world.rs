@@ -44,6 +44,7 @@ pub enum Event {
     },
     Disk(u64),
     Job(PartitionId),
+    Checkpoint(PartitionId),
     RunRead {
         partition: PartitionId,
         read: u64,
@@ -306,6 +307,10 @@ impl World {
             }
             Event::Disk(op) => self.disk_done(op),
             Event::Job(partition) => self.job(partition),
+            Event::Checkpoint(partition) => {
+                let saved = self.jobs.saved(partition);
+                self.tell(partition, saved);
+            }
             Event::RunRead { partition, read, run, position, len } => {
                 let data = self.jobs.read(partition, run, position, len);
                 self.tell(partition, Input::ReadDone { partition, read, data });
@@ -364,7 +369,7 @@ impl World {
         self.coverage.crash(crash);
         let now = self.moment();
         self.disk.crash(crash);
-        self.jobs = Jobs::default();
+        self.jobs.crash(crash, &mut self.crash_rng);
         self.oracle.crashed(now);
         self.node = None;
         (self.up, self.draining) = (false, false);

@@ -27,6 +27,7 @@ use crate::base::size::block_ceil;
 use crate::cli::output::Output;
 use crate::engine::HardState;
 use crate::engine::log::segment::file_name;
+use crate::shard::checkpoints;
 use crate::shard::directory::{create_private, partition_path, sync_directory};
 use crate::shard::mount::{Mounted, STATE_FILE, segment_path};
 
@@ -197,6 +198,8 @@ impl Plan {
     }
 
     fn run(&mut self, data: &Path, findings: &Findings) -> Result<(), String> {
+        // What a start would go on from is not this log any more.
+        checkpoints::forget(data, self.partition).map_err(|error| error.to_string())?;
         for step in self.steps.clone() {
             self.step(data, findings, &step)?;
         }

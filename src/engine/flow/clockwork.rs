@@ -28,7 +28,9 @@ impl Partition {
         let by_wall = [self.next_arming_ms(horizon_ms), self.next_load_ms(horizon_ms)];
         let far = by_wall.into_iter().flatten().min();
         let far = far.map(|ms| now.boot_us + ms.saturating_mul(1_000).saturating_sub(now.wall_us));
-        [sync, wall, timer, far].into_iter().flatten().min()
+        let serving = self.phase == Phase::Serving;
+        let checkpoint = self.checkpoints.next_ms().filter(|_| serving).map(|ms| ms * 1_000);
+        [sync, wall, timer, far, checkpoint].into_iter().flatten().min()
     }
 
     /// Looks at the wall clock before anything depends on it. Where it has gone back, the wheel has

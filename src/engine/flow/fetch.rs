@@ -19,7 +19,7 @@ use crate::engine::horizon::BlockFlow;
 use crate::engine::log::{Cached, Content, EntryHeader, Parsed, Place, Reader};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
-use crate::engine::reads::{CUT_READ, Flow, Reading, SCAN_READ};
+use crate::engine::reads::{AXIS_READ, CUT_READ, Flow, Reading, SCAN_READ};
 use crate::engine::runs::RunKey;
 use crate::engine::step::Step;
 
@@ -153,6 +153,7 @@ impl Partition {
     pub(in crate::engine) fn read_done(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) {
         match read {
             SCAN_READ => return self.scanned(step, data),
+            AXIS_READ => return self.axis_read(step, data),
             CUT_READ => return self.cut_block(step, data),
             _ if self.block_read(step, read, data) => return,
             _ => {}

@@ -1,24 +1,27 @@
-//! The story of a flush, owner half: what is due far ahead leaves the memory, and runs are merged
-//! and removed.
+//! The story of a flush, owner half: the due axis of a stretch of the log goes to the disk, what is
+//! due far ahead leaves the memory, and runs are merged and removed.
 //!
 //! ```text
-//!  unflushed_bytes >= flush_bytes --> StartJob(flush) --> JobDone: the run counts
-//!      --> its events are dropped from memory, a few at a time (`load` brings them back)
+//!  unflushed_bytes >= flush_bytes --> StartJob(flush) --> JobDone: the runs count
+//!      --> far events are dropped from memory, a few at a time (`load` brings them back)
+//!      --> a checkpoint says that the log before needs not be read at a start (`checkpoint`)
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::load::end_of;
 use super::recover::Phase;
-use crate::base::ids::{GroupNo, Position, RunNo, TopicNo};
+use crate::base::config::EngineConfig;
+use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
 use crate::base::limits;
 use crate::engine::effect::Effect;
-use crate::engine::horizon::{Drop, RunningJob};
+use crate::engine::horizon::{Drop, RunningJob, merge_from};
 use crate::engine::jobs::flush::FlushSpec;
 use crate::engine::jobs::merge::MergeSpec;
 use crate::engine::jobs::{JobOutcome, JobSpec};
 use crate::engine::partition::Partition;
-use crate::engine::runs::{Directory, DueSource, TopicSlice};
+use crate::engine::runs::{Directory, DueSource, RunKind};
 use crate::engine::step::Step;
 
 impl Partition {
@@ -26,6 +29,7 @@ impl Partition {
     pub(in crate::engine) fn horizon_on(&mut self, step: &mut Step<'_>) {
         self.drop_some();
         self.load_wanted(step);
+        self.checkpoint_on(step);
         self.start_job(step);
     }
 
@@ -38,14 +42,19 @@ impl Partition {
         if !ready {
             return;
         }
-        if self.horizon.unflushed_bytes >= step.config.flush_bytes {
-            if self.horizon.unarmed > 0 && self.horizon.flushed < self.applied_end {
+        if self.horizon.unflushed_bytes >= flush_at(step.config) {
+            if self.horizon.flushed < self.applied_end {
                 return self.start_flush(step);
             }
-            (self.horizon.flushed, self.horizon.unflushed_bytes) = (self.applied_end, 0);
+            // Nothing but settlements: the state alone has moved.
+            self.horizon.unflushed_bytes = 0;
+            self.checkpoints.wanted = true;
         }
-        if let Some(from) = self.horizon.merge_from() {
-            self.start_merge(step, from);
+        let horizon = &self.horizon;
+        for kind in [RunKind::Carried, RunKind::Index] {
+            if let Some(from) = merge_from(horizon.list(kind)) {
+                return self.start_merge(step, kind, from);
+            }
         }
     }
 
@@ -56,23 +65,23 @@ impl Partition {
         let end = |first| self.sparse.segment_end(first).expect("a segment of the index");
         let segments = segments.map(|first| (first, end(first))).collect();
         let far = self.horizon.armed_to.max(step.now.wall_ms() + step.config.horizon_ms);
-        self.horizon.last_run = RunNo(self.horizon.last_run.0 + 1);
-        let run = self.horizon.last_run;
+        let run = RunNo(self.horizon.last_run.0 + 1);
+        let index = RunNo(run.0 + 1);
+        self.horizon.last_run = index;
         let ids = self.ids;
-        let spec = FlushSpec { ids, start, segments, offsets: offsets.clone(), far, run };
+        let spec = FlushSpec { ids, start, segments, offsets: offsets.clone(), far, run, index };
         (self.horizon.flushed, self.horizon.unflushed_bytes) = (self.applied_end, 0);
         self.horizon.job = Some(RunningJob::Flush { offsets, far });
         self.begin_job(step, JobSpec::Flush(spec));
     }
 
-    fn start_merge(&mut self, step: &mut Step<'_>, from: usize) {
-        let inputs = self.horizon.runs[from..].to_vec();
-        let passed = self.topics.iter().map(|(no, topic)| (no, topic.disk.mark)).collect();
+    fn start_merge(&mut self, step: &mut Step<'_>, kind: RunKind, from: usize) {
+        let inputs = self.horizon.list(kind)[from..].to_vec();
         self.horizon.last_run = RunNo(self.horizon.last_run.0 + 1);
         let run = self.horizon.last_run;
         let numbers = inputs.iter().map(|input| input.head().ids.run).collect();
-        self.horizon.job = Some(RunningJob::Merge { inputs: numbers });
-        self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, passed, run }));
+        self.horizon.job = Some(RunningJob::Merge { kind, inputs: numbers });
+        self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, run }));
     }
 
     fn begin_job(&mut self, step: &mut Step<'_>, job: JobSpec) {
@@ -88,37 +97,23 @@ impl Partition {
         if let Some(fault) = outcome.fault {
             // The log or a run is damaged. Nothing may be lost for it: the next start's scan tells
             // what is, and until then nobody knows what else this disk returns.
-            panic!("partition {}: a job cannot read what was written: {fault}", self.id);
+            let text = format!("a job cannot read what was written: {fault}");
+            return self.condemn(step, text);
         }
         match job {
             RunningJob::Flush { offsets, far } => {
-                let Some(run) = outcome.run else { return };
-                for slice in run.topics() {
-                    let disk = &mut self.topics.get_mut(slice.topic).disk;
-                    if let Some(loading) = &mut disk.loading {
-                        // The load under way knows nothing of this run.
-                        let due = run.next_due(slice.topic, disk.loaded_to).unwrap_or(u64::MAX);
-                        loading.bound = loading.bound.min(due);
-                    } else if disk.next_due == u64::MAX {
-                        disk.loaded_to = end_of(far);
-                        // A merge must not take what leaves the memory now for what was loaded.
-                        disk.mark = disk.mark.min(disk.loaded_to);
-                    }
-                    let (topic, at) = (slice.topic, end_of(far));
-                    let offsets = offsets.clone();
-                    self.horizon.drops.push_back(Drop { topic, offsets, far, at });
-                }
-                let topics: Vec<_> = run.topics().iter().map(|slice| slice.topic).collect();
-                self.horizon.runs.push(run);
-                for topic in topics {
-                    self.set_next_due(topic);
+                self.horizon.on_runs = offsets.end;
+                self.horizon.indexes.extend(outcome.index);
+                if let Some(run) = outcome.run {
+                    self.carried(run, &offsets, far);
                 }
             }
-            RunningJob::Merge { inputs } => {
-                let at = self.horizon.runs.iter().position(|r| r.head().ids.run == inputs[0]);
+            RunningJob::Merge { kind, inputs } => {
+                let list = self.horizon.list_mut(kind);
+                let at = list.iter().position(|r| r.head().ids.run == inputs[0]);
                 let at = at.expect("runs stay while they are merged");
                 let range = at..at + inputs.len();
-                let gone: Vec<_> = self.horizon.runs.splice(range, outcome.run).collect();
+                let gone: Vec<_> = list.splice(range, outcome.run).collect();
                 let mut topics: Vec<TopicNo> =
                     gone.iter().flat_map(|run| run.topics()).map(|slice| slice.topic).collect();
                 topics.sort_unstable();
@@ -129,6 +124,36 @@ impl Partition {
                 self.horizon.retired.extend(inputs);
                 self.remove_retired(step);
             }
+        }
+        self.checkpoints.wanted = true;
+    }
+
+    /// A run cannot be read. What it holds is in the log as well: the next start makes all runs
+    /// anew from there.
+    pub(super) fn condemn(&mut self, step: &mut Step<'_>, text: String) {
+        step.effects.push(Effect::Condemn { partition: self.id, text });
+    }
+
+    /// A flush has made a carried run: what is due behind `far` may leave the memory.
+    fn carried(&mut self, run: Arc<Directory>, offsets: &Range<Offset>, far: u64) {
+        for slice in run.topics() {
+            let disk = &mut self.topics.get_mut(slice.topic).disk;
+            if let Some(loading) = &mut disk.loading {
+                // The load under way knows nothing of this run.
+                let due = run.next_due(slice.topic, disk.loaded_to).unwrap_or(u64::MAX);
+                loading.bound = loading.bound.min(due);
+            } else if disk.next_due == u64::MAX {
+                disk.loaded_to = end_of(far);
+                disk.mark = disk.mark.min(disk.loaded_to);
+            }
+            let (topic, at) = (slice.topic, end_of(far));
+            let offsets = offsets.clone();
+            self.horizon.drops.push_back(Drop { topic, offsets, far, at });
+        }
+        let topics: Vec<_> = run.topics().iter().map(|slice| slice.topic).collect();
+        self.horizon.runs.push(run);
+        for topic in topics {
+            self.set_next_due(topic);
         }
     }
 
@@ -172,35 +197,7 @@ impl Partition {
         }
     }
 
-    /// Runs whose last event every reader has passed are not needed any more.
-    pub(super) fn retire_passed(&mut self, step: &mut Step<'_>) {
-        let merging = match &self.horizon.job {
-            Some(RunningJob::Merge { inputs }) => inputs.as_slice(),
-            _ => &[],
-        };
-        let dropping = !self.horizon.drops.is_empty();
-        let passed = |run: &Arc<Directory>| {
-            let slice_passed = |slice: &TopicSlice| {
-                let topic = self.topics.get(slice.topic);
-                let read =
-                    |no: &GroupNo| self.groups[no.0 as usize].dispatch.next_read >= slice.last;
-                topic.disk.loaded_to >= slice.last && topic.groups.iter().all(read)
-            };
-            !dropping
-                && !merging.contains(&run.head().ids.run)
-                && run.topics().iter().all(slice_passed)
-        };
-        let gone: Vec<RunNo> =
-            self.horizon.runs.iter().filter(|r| passed(r)).map(|r| r.head().ids.run).collect();
-        if gone.is_empty() {
-            return;
-        }
-        self.horizon.runs.retain(|run| !gone.contains(&run.head().ids.run));
-        self.horizon.retired.extend(gone);
-        self.remove_retired(step);
-    }
-
-    /// Removes the files of retired runs that nobody reads.
+    /// Removes the files of retired runs that nobody reads and no checkpoint lists.
     pub(super) fn remove_retired(&mut self, step: &mut Step<'_>) {
         let partition = self.id;
         let horizon = &mut self.horizon;
@@ -208,12 +205,22 @@ impl Partition {
         let loads = self.topics.iter().filter_map(|(_, topic)| topic.disk.loading.as_ref());
         let wanted: Vec<RunNo> =
             loads.flat_map(|l| l.blocks.iter().map(|part| part.run.head().ids.run)).collect();
-        let (gone, kept): (Vec<RunNo>, Vec<RunNo>) =
-            horizon.retired.iter().partition(|run| !read(**run) && !wanted.contains(run));
+        let listed = |run: &RunNo| self.checkpoints.lists(*run);
+        let (gone, kept): (Vec<RunNo>, Vec<RunNo>) = horizon
+            .retired
+            .iter()
+            .partition(|run| !read(**run) && !wanted.contains(run) && !listed(run));
         horizon.retired = kept;
         for run in gone {
             horizon.blocks.forget(run);
             step.effects.push(Effect::RemoveRun { partition, run });
         }
     }
+}
+
+/// Bytes of a partition's log at which a flush is due: what a start reads again is bounded for the
+/// shard as a whole, too.
+fn flush_at(config: &EngineConfig) -> u64 {
+    let owned = u64::from(config.partitions.div_ceil(config.shards)).max(1);
+    config.flush_bytes.min((limits::FLUSH_SHARD_BYTES / owned).max(limits::FLUSH_SHARE_MIN))
 }

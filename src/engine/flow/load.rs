@@ -201,7 +201,6 @@ impl Partition {
         for page in std::mem::take(&mut self.topics.get_mut(no).disk.waits) {
             self.replay_page(step, page);
         }
-        self.retire_passed(step);
     }
 
     /// Reads a block of a run for someone, with all others who wait for the same.
@@ -236,8 +235,10 @@ impl Partition {
         let of = run.head().ids.run;
         let block = match run.decode_block(number, Bytes::copy_from_slice(data)) {
             Ok(block) => block,
-            // What it carries is in the log as well: the next start makes it anew from there.
-            Err(fault) => panic!("partition {}: run {of}, block {number}: {fault}", self.id),
+            Err(fault) => {
+                self.condemn(step, format!("run {of}, block {number}: {fault}"));
+                return true;
+            }
         };
         if self.horizon.runs.iter().any(|r| r.head().ids.run == of) {
             self.horizon.blocks.push(of, number, block.clone());

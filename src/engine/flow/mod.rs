@@ -3,6 +3,8 @@
 
 pub mod ack;
 pub mod arm;
+pub mod axis;
+pub mod checkpoint;
 pub mod clockwork;
 pub mod commit;
 pub mod fetch;

@@ -11,12 +11,14 @@
 
 use bytes::Bytes;
 
+use super::axis::AxisLoad;
 use super::commit::Writes;
 use super::fire::{Timer, TimerKind};
 use super::roll::Roll;
 use crate::base::config::FsyncMode;
 use crate::base::ids::{GroupNo, Index, Offset, Position, Term, TopicNo};
 use crate::base::limits;
+use crate::engine::checkpoint::{Checkpoint, Found};
 use crate::engine::dedup::Dedup;
 use crate::engine::effect::{Effect, RecoveryReport};
 use crate::engine::input::{HardState, SegmentFile};
@@ -35,6 +37,8 @@ pub enum Phase {
     Unmounted,
     /// The log is being read.
     Scanning(Box<Recovery>),
+    /// The due axis is being read from the runs.
+    Indexing(Box<Recovery>),
     /// The window behind the cut is being zeroed.
     Cutting(Box<Recovery>),
     /// What was read is being made durable.
@@ -72,11 +76,14 @@ impl PartialEq for Phase {
 pub struct Recovery {
     scan: Option<Scan>,
     outcome: Option<ScanOutcome>,
-    hard_state: HardState,
-    segments: Vec<SegmentFile>,
+    pub(super) hard_state: HardState,
+    pub(super) segments: Vec<SegmentFile>,
     syncs_left: usize,
     report: RecoveryReport,
-    uncommitted: Vec<LogEntry>,
+    pub(super) uncommitted: Vec<LogEntry>,
+    /// The checkpoint that it goes on from.
+    checkpoint: Option<Checkpoint>,
+    pub(super) axis: Option<AxisLoad>,
 }
 
 impl Partition {
@@ -86,6 +93,7 @@ impl Partition {
         step: &mut Step<'_>,
         segments: Vec<SegmentFile>,
         hard_state: Option<HardState>,
+        checkpoints: Found,
     ) {
         assert!(self.phase == Phase::Unmounted, "a partition is mounted once");
         let hard_state = hard_state.unwrap_or_default();
@@ -101,8 +109,13 @@ impl Partition {
             FsyncMode::Periodic { .. } => Index(0),
             FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit,
         };
+        let checkpoint = self.restore(checkpoints);
+        let committed = checkpoint.as_ref().map_or(committed, |c| committed.max(c.last.0));
         let known = Known { committed, cut_from: hard_state.cut_from };
-        let scan = Some(Scan::recover(self.ids, segments.clone(), known));
+        let scan = Some(match &checkpoint {
+            Some(checkpoint) => Scan::resume(self.ids, segments.clone(), known, checkpoint.resume),
+            None => Scan::recover(self.ids, segments.clone(), known),
+        });
         let recovery = Recovery {
             scan,
             outcome: None,
@@ -111,6 +124,8 @@ impl Partition {
             syncs_left: 0,
             report,
             uncommitted: Vec::new(),
+            checkpoint,
+            axis: None,
         };
         self.phase = Phase::Scanning(Box::new(recovery));
         self.scan_on(step);
@@ -125,6 +140,7 @@ impl Partition {
         scan.feed(data);
         let entries = scan.take_entries();
         let commit = recovery.hard_state.commit;
+        let last = recovery.checkpoint.as_ref().map_or((Index(0), Term(0)), |c| c.last);
         let Phase::Scanning(mut recovery) = std::mem::replace(&mut self.phase, Phase::Unmounted)
         else {
             unreachable!("just seen");
@@ -135,13 +151,27 @@ impl Partition {
             self.clock.observe(header.append_ts);
             self.chain = header.next_chain(body.crc());
             self.sealed_end = header.end_offset();
-            if self.external_commit && header.index > commit {
+            if header.index == last.0 {
+                let end = (header.term, header.end_offset(), header.append_ts);
+                if end != (last.1, self.applied_end, self.applied_ts) {
+                    // Made of another log, whatever its checksum says.
+                    self.phase = Phase::Scanning(recovery);
+                    return self.start_over(step);
+                }
+            }
+            if self.external_commit && header.index > commit.max(last.0) {
                 self.places.insert(header.index, place);
                 recovery.uncommitted.push(LogEntry { header, body: body.detached() });
             } else {
                 self.sparse.note(place, &header, body.entry_len());
-                self.horizon.unflushed_bytes += body.entry_len();
-                self.apply(&header, &body);
+                if header.end_offset() > self.horizon.on_runs {
+                    self.horizon.unflushed_bytes += body.entry_len();
+                }
+                if header.index <= last.0 {
+                    self.apply_again(&header, &body);
+                } else {
+                    self.apply(&header, &body);
+                }
                 if header.count > 0 {
                     self.cache.push(header, body.detached());
                 }
@@ -167,16 +197,20 @@ impl Partition {
             unreachable!("just seen");
         };
         let outcome = recovery.scan.take().expect("a scan under way").finish();
-        self.cut_after_scan(step, recovery, outcome);
+        self.load_axis(step, recovery, outcome);
     }
 
-    fn cut_after_scan(
+    /// The log is read, and so are the runs.
+    pub(super) fn cut_after_scan(
         &mut self,
         step: &mut Step<'_>,
         mut recovery: Box<Recovery>,
         outcome: ScanOutcome,
     ) {
         recovery.report.torn_bytes = outcome.torn_bytes;
+        if let (Some(_), Some(last)) = (&recovery.checkpoint, &outcome.last) {
+            (recovery.report.entries, recovery.report.events) = (last.index.0, self.sealed_end.0);
+        }
         self.segments = recovery.segments.iter().map(|s| (s.first, s.len)).collect();
         if let Some(rot) = &outcome.rot {
             let text = rot.text.clone();

@@ -10,7 +10,8 @@ use crate::engine::delivery::Failures;
 use crate::engine::effect::Effect;
 use crate::engine::input::HardState;
 use crate::engine::log::{
-    Body, EntryHeader, EntryKind, GroupState, StateBuilder, StateHead, StateView, Unsettled,
+    Body, DeadLetter as LoggedLetter, DeadReason, EntryHeader, EntryKind, GroupState, StateBuilder,
+    StateHead, StateView, Unsettled,
 };
 use crate::engine::partition::Partition;
 use crate::engine::step::Step;
@@ -103,7 +104,8 @@ impl Partition {
         open.unwrap_or_else(|| self.clock.stamp(step.now))
     }
 
-    fn state(&self) -> Vec<Body> {
+    /// The applied state, in parts.
+    pub(super) fn state(&self) -> Vec<Body> {
         let (truncated_index, truncated_term) = self.replica.truncated();
         let mut state = StateBuilder::new(StateHead {
             next_offset: self.applied_end,
@@ -139,6 +141,12 @@ impl Partition {
                     releases: 0,
                     not_before_ms: not_before,
                 });
+            }
+            for (position, letter) in &group.dead {
+                let reason = DeadReason::from_number(letter.reason).expect("as it was logged");
+                let (group, position) = (group.no, *position);
+                let (attempts, text) = (letter.attempts, &*letter.text);
+                state.dead(&LoggedLetter { group, position, attempts, reason, text });
             }
         }
         state.finish()

@@ -1,8 +1,10 @@
-//! A flush: what is due far ahead leaves the memory. Reads a range of the log once, in order, and
-//! writes the records that are due behind a bound into a carried run.
+//! A flush: the due axis of a range of the log goes to the disk. Reads the range once, in order,
+//! and writes the records that are due behind a bound into a carried run, the keys of all others
+//! into a due index.
 //!
-//! Holds the far records of the range: as many bytes as the log had of them, at most the
-//! configured flush size and what came while the job waited.
+//! Promises: each event of the range is in exactly one of the two. Holds the far records of the
+//! range and the keys of the rest: at most as many bytes as the log had of them, the configured
+//! flush size and what came while the job waited.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,14 +34,16 @@ pub struct FlushSpec {
     pub segments: Vec<(Index, u64)>,
     /// Which records.
     pub offsets: Range<Offset>,
-    /// Those due later than this, Unix ms, and at their `schedule_ts`.
+    /// Those due later than this, Unix ms, and at their `schedule_ts`, are carried.
     pub far: u64,
-    /// The run to be made.
+    /// The carried run to be made.
     pub run: RunNo,
+    /// The due index to be made.
+    pub index: RunNo,
 }
 
 impl FlushSpec {
-    /// Whether a record goes into the run.
+    /// Whether a record goes into the carried run.
     #[must_use]
     pub fn takes(&self, position: Position, schedule_ts: u64) -> bool {
         let far = position.due > self.far && schedule_ts == position.due;
@@ -65,16 +69,18 @@ pub struct Flush {
     /// The read under way, or to be done.
     want: Option<(u64, u64)>,
     far: BTreeMap<RunKey, Far>,
+    /// The others, with their `schedule_ts`.
+    near: BTreeMap<RunKey, u64>,
     phase: Phase,
-    fault: Option<String>,
+    outcome: JobOutcome,
 }
 
 #[derive(Debug)]
 enum Phase {
     Reading,
     Writing(Box<RunWriter>),
-    Syncing(JobOutcome),
-    Over(JobOutcome),
+    Syncing(RunNo),
+    Over,
 }
 
 impl Flush {
@@ -87,8 +93,9 @@ impl Flush {
             at: 0,
             want: None,
             far: BTreeMap::new(),
+            near: BTreeMap::new(),
             phase: Phase::Reading,
-            fault: None,
+            outcome: JobOutcome::default(),
         };
         flush.plan_read(0);
         flush
@@ -100,19 +107,15 @@ impl Flush {
                 let segment = self.spec.segments[self.at].0;
                 return JobStep::ReadLog { segment, position, len };
             }
-            self.begin_writing();
+            self.begin_next();
         }
-        match std::mem::replace(&mut self.phase, Phase::Reading) {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Writing(writer) => self.write(writer),
-            Phase::Syncing(outcome) => {
-                let run = self.spec.run;
-                self.phase = Phase::Over(outcome);
+            Phase::Syncing(run) => {
+                self.begin_next();
                 JobStep::Sync { run }
             }
-            Phase::Over(outcome) => {
-                self.phase = Phase::Over(outcome.clone());
-                JobStep::Done(outcome)
-            }
+            Phase::Over => JobStep::Done(self.outcome.clone()),
             Phase::Reading => unreachable!("reading ends in writing"),
         }
     }
@@ -131,7 +134,8 @@ impl Flush {
                 Parsed::End => break,
                 Parsed::Bad { position, fault } => {
                     let segment = self.spec.segments[self.at].0;
-                    self.fault = Some(format!("segment {segment}, byte {position}: {fault}"));
+                    let text = format!("segment {segment}, byte {position}: {fault}");
+                    self.outcome.fault = Some(text);
                     return;
                 }
             }
@@ -159,40 +163,61 @@ impl Flush {
             let record = view.record(slot);
             let offset = header.base_offset.plus(u64::from(slot));
             let position = Position::new(record.schedule_ts.max(header.append_ts), offset);
-            if self.spec.takes(position, record.schedule_ts) {
+            let key = RunKey::new(record.topic, position);
+            let known = if self.spec.takes(position, record.schedule_ts) {
                 let far = Far { header: *header, body: body.clone(), slot };
-                let before = self.far.insert(RunKey::new(record.topic, position), far);
-                assert!(before.is_none(), "an offset is read once");
-            }
+                self.far.insert(key, far).is_some()
+            } else if self.spec.offsets.contains(&offset) {
+                self.near.insert(key, record.schedule_ts).is_some()
+            } else {
+                false
+            };
+            assert!(!known, "an offset is read once");
         }
     }
 
-    fn begin_writing(&mut self) {
-        if self.fault.is_some() || self.far.is_empty() {
-            let outcome = JobOutcome { run: None, fault: self.fault.take() };
-            self.phase = Phase::Over(outcome);
+    /// Begins the carried run, then the due index; ends the job when both are made.
+    fn begin_next(&mut self) {
+        let (run, kind) = if self.outcome.fault.is_some() {
+            self.phase = Phase::Over;
             return;
-        }
-        let ids = RunIds {
-            cluster: self.spec.ids.cluster,
-            partition: self.spec.ids.partition,
-            run: self.spec.run,
+        } else if !self.far.is_empty() {
+            (self.spec.run, RunKind::Carried)
+        } else if !self.near.is_empty() {
+            (self.spec.index, RunKind::Index)
+        } else {
+            self.phase = Phase::Over;
+            return;
         };
+        let (cluster, partition) = (self.spec.ids.cluster, self.spec.ids.partition);
+        let ids = RunIds { cluster, partition, run };
         let Range { start: first_offset, end: end_offset } = self.spec.offsets;
-        let head = RunHead { ids, kind: RunKind::Carried, first_offset, end_offset };
+        let head = RunHead { ids, kind, first_offset, end_offset };
         self.phase = Phase::Writing(Box::new(RunWriter::new(head)));
     }
 
     fn write(&mut self, mut writer: Box<RunWriter>) -> JobStep {
-        let run = self.spec.run;
+        let (run, kind) = (writer.head().ids.run, writer.head().kind);
         for _ in 0..WRITE_RECORDS {
-            let Some((key, far)) = self.far.pop_first() else {
-                let (directory, chunk) = writer.finish();
-                let outcome = JobOutcome { run: Some(Arc::new(directory)), fault: None };
-                self.phase = Phase::Syncing(outcome);
-                return JobStep::Write { run, position: chunk.position, bytes: chunk.bytes };
+            let more = match kind {
+                RunKind::Carried => {
+                    self.far.pop_first().map(|(k, far)| writer.push(&far.record(k)))
+                }
+                RunKind::Index => {
+                    let near = self.near.pop_first();
+                    near.map(|(key, ts)| writer.push(&RunRecord::key_only(key, ts)))
+                }
             };
-            writer.push(&far.record(key));
+            if more.is_none() {
+                let (directory, chunk) = writer.finish();
+                let made = Some(Arc::new(directory));
+                match kind {
+                    RunKind::Carried => self.outcome.run = made,
+                    RunKind::Index => self.outcome.index = made,
+                }
+                self.phase = Phase::Syncing(run);
+                return JobStep::Write { run, position: chunk.position, bytes: chunk.bytes };
+            }
             if writer.is_full() {
                 break;
             }

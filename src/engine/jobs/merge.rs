@@ -1,12 +1,12 @@
-//! A merge: one run of several, without what memory holds already.
+//! A merge: one run of several of a kind.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{JobOutcome, JobStep};
-use crate::base::ids::{Position, RunNo, TopicNo};
-use crate::engine::runs::{Directory, Merge, MergeProgress, RunRecord, RunWriter};
+use crate::base::ids::RunNo;
+use crate::engine::runs::{Directory, Merge, MergeProgress, RunWriter};
 
 /// Records that are merged in one step.
 const STEP_RECORDS: usize = 256;
@@ -16,8 +16,6 @@ const STEP_RECORDS: usize = 256;
 pub struct MergeSpec {
     /// The inputs, oldest first, of adjoining offsets.
     pub inputs: Vec<Arc<Directory>>,
-    /// Per topic, sorted: records up to here are not needed any more.
-    pub passed: Vec<(TopicNo, Position)>,
     /// The run to be made.
     pub run: RunNo,
 }
@@ -60,14 +58,9 @@ impl MergeJob {
             Phase::Over(outcome) => return JobStep::Done(outcome.clone()),
         };
         if let Some(fault) = self.fault.take() {
-            return self.over(JobOutcome { run: None, fault: Some(fault) });
+            return self.over(JobOutcome { fault: Some(fault), ..JobOutcome::default() });
         }
-        let passed = &self.spec.passed;
-        let keep = |record: &RunRecord<'_>| {
-            let at = passed.binary_search_by_key(&record.key.topic, |(topic, _)| *topic);
-            at.map_or(true, |i| record.key.position > passed[i].1)
-        };
-        let progress = self.merge.step(STEP_RECORDS, writer, keep);
+        let progress = self.merge.step(STEP_RECORDS, writer, |_| true);
         // Nothing is written before there is a record: an empty run has no file.
         let output = if writer.records() > 0 { writer.take_output() } else { None };
         if let Some(chunk) = output {
@@ -93,16 +86,17 @@ impl MergeJob {
     }
 
     fn finish(&mut self) -> JobStep {
-        let nothing = Phase::Over(JobOutcome { run: None, fault: None });
+        let nothing = Phase::Over(JobOutcome::default());
         let Phase::Merging(writer) = std::mem::replace(&mut self.phase, nothing) else {
             unreachable!("a merge is finished once");
         };
         if writer.records() == 0 {
-            return JobStep::Done(JobOutcome { run: None, fault: None });
+            return JobStep::Done(JobOutcome::default());
         }
         let run = self.spec.run;
         let (directory, chunk) = writer.finish();
-        self.phase = Phase::Syncing(JobOutcome { run: Some(Arc::new(directory)), fault: None });
+        self.phase =
+            Phase::Syncing(JobOutcome { run: Some(Arc::new(directory)), ..JobOutcome::default() });
         JobStep::Write { run, position: chunk.position, bytes: chunk.bytes }
     }
 

@@ -72,10 +72,12 @@ pub enum JobStep {
 }
 
 /// What came of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobOutcome {
     /// The run that was made; `None` if there was nothing to put into it.
     pub run: Option<Arc<Directory>>,
+    /// The due index that a flush made beside it; `None` if there was nothing to put into it.
+    pub index: Option<Arc<Directory>>,
     /// What could not be read, for people: nothing was made.
     pub fault: Option<String>,
 }

@@ -18,7 +18,49 @@ pub struct Spot {
     pub index: Index,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// The notes of one segment, for a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentNotes {
+    /// Index of its first entry.
+    pub first: Index,
+    end: u64,
+    notes: Vec<Note>,
+}
+
+impl SegmentNotes {
+    /// Tells its numbers, in order.
+    pub fn to_numbers(&self, put: &mut impl FnMut(u64)) {
+        [self.first.0, self.end, self.notes.len() as u64].into_iter().for_each(&mut *put);
+        for note in &self.notes {
+            let numbers = [note.position, note.index.0, note.base_offset.0, note.append_ts];
+            numbers.into_iter().for_each(&mut *put);
+        }
+    }
+
+    /// The reverse; `None` where they end too early, or can't be.
+    pub fn from_numbers(mut next: impl FnMut() -> Option<u64>) -> Option<Self> {
+        let (first, end, count) = (Index(next()?), next()?, next()?);
+        let mut notes: Vec<Note> = Vec::new();
+        for _ in 0..count {
+            let (position, index) = (next()?, Index(next()?));
+            let (base_offset, append_ts) = (Offset(next()?), next()?);
+            let note = Note { position, index, base_offset, append_ts };
+            let behind = notes.last().is_none_or(|before| {
+                before.position < position
+                    && before.index < index
+                    && before.base_offset <= base_offset
+                    && before.append_ts <= append_ts
+            });
+            if !behind || position >= end || index < first {
+                return None;
+            }
+            notes.push(note);
+        }
+        (!notes.is_empty()).then_some(Self { first, end, notes })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
     position: u64,
     index: Index,
@@ -73,6 +115,31 @@ impl SparseIndex {
                 append_ts: header.append_ts,
             });
         }
+    }
+
+    /// What is noted of everything before a place.
+    #[must_use]
+    pub fn before(&self, place: Place) -> Vec<SegmentNotes> {
+        let until = self.segments.iter().take_while(|segment| segment.first <= place.segment);
+        let cut = until.map(|Segment { first, end, notes }| {
+            let (mut end, mut notes) = (*end, notes.clone());
+            if *first == place.segment {
+                end = end.min(place.position);
+                notes.retain(|note| note.position < place.position);
+            }
+            SegmentNotes { first: *first, end, notes }
+        });
+        cut.filter(|segment| !segment.notes.is_empty()).collect()
+    }
+
+    /// Begins with what was noted [before](Self::before).
+    ///
+    /// # Panics
+    /// If something is noted already.
+    pub fn restore(&mut self, notes: Vec<SegmentNotes>) {
+        assert!(self.segments.is_empty(), "an index is restored before anything is noted");
+        let segment = |SegmentNotes { first, end, notes }| Segment { first, end, notes };
+        self.segments = notes.into_iter().map(segment).collect();
     }
 
     /// Where to read from to find the record at `offset`: the last noted entry that does not begin

@@ -23,6 +23,7 @@ use super::body::Body;
 use super::entry::EntryHeader;
 use super::envelope::{HeadError, Ids};
 use super::hunt::{Hunt, Proof};
+use super::index::Spot;
 use super::reader::{EntryFault, Parsed, Reader};
 use super::segment::{Place, SegmentFile, file_name};
 use crate::base::ids::{Index, Offset, Term};
@@ -196,6 +197,21 @@ impl Scan {
         if !begins && synced > Index(0) {
             scan.miss_the_head();
         }
+        scan
+    }
+
+    /// As [`Scan::recover`], but reads from `from` on only: what lies before is known to be there.
+    ///
+    /// # Panics
+    /// As [`Scan::new`], and if there is no such file.
+    #[must_use]
+    pub fn resume(ids: Ids, segments: Vec<SegmentFile>, known: Known, from: Spot) -> Self {
+        assert!(from.index <= known.committed, "what was said to be there is durable");
+        let at = segments.iter().position(|file| file.first == from.place.segment);
+        let mut scan = Self::recover(ids, segments, known);
+        scan.at = at.expect("the file was looked for");
+        scan.reader = Reader::new(ids, from.place, from.index);
+        scan.step = Step::Read(scan.request(0));
         scan
     }
 

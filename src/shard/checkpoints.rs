@@ -1,0 +1,239 @@
+//! Checkpoints on the disk of one shard.
+//!
+//! ```text
+//! p-00000/00000000000000000003.checkpoint       whole, or not there
+//! p-00000/00000000000000000004.checkpoint.new   being written; removed at the next start
+//! ```
+//! Written under another name, synced, renamed, and then the directory is synced: so a name that
+//! is there has all of its bytes. They are small and written once a second at most: through the
+//! page cache, like no other file.
+//!
+//! What a start does not use is removed, and so are runs that no checkpoint lists: the log has all
+//! that was in them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::directory::{DirectoryError, io_error, partition_path, sync_directory};
+use super::disk::Disk;
+use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
+use super::jobs::{parse_run_name, run_path};
+use crate::base::ids::{PartitionId, RunNo};
+use crate::engine::checkpoint::{self, Found};
+use crate::engine::log::Ids;
+use crate::engine::runs::Directory;
+use crate::engine::{Input, SegmentFile};
+
+const UNFINISHED: &str = ".new";
+
+fn checkpoint_path(data: &Path, partition: PartitionId, number: u64) -> PathBuf {
+    partition_path(data, partition).join(checkpoint::file_name(number))
+}
+
+/// Finds the checkpoints of a partition whose directory is there, says which are not used, and
+/// removes what nothing speaks of.
+pub(super) fn find(
+    data: &Path,
+    ids: Ids,
+    segments: &[SegmentFile],
+) -> Result<Found, DirectoryError> {
+    let path = partition_path(data, ids.partition);
+    let list = list(&path).map_err(io_error("list the directory", &path))?;
+    let mut files = Vec::new();
+    for number in &list.checkpoints {
+        let path = checkpoint_path(data, ids.partition, *number);
+        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        files.push((*number, Bytes::from(bytes)));
+    }
+    let refuse = |number, fault: checkpoint::CheckpointFault| {
+        let (partition, text) = (ids.partition, "a checkpoint is not used: the start takes longer");
+        tracing::warn!(%partition, number, %fault, text);
+    };
+    let found = checkpoint::choose(files, ids, segments, |run| open(data, ids, run).ok()?, refuse);
+    let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
+    let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();
+    let mut gone = list.unfinished;
+    let unused = list.checkpoints.iter().filter(|number| !kept.contains(number));
+    gone.extend(unused.map(|number| checkpoint_path(data, ids.partition, *number)));
+    // Checkpoints first: none is left behind that lists a run which is gone.
+    gone.extend(
+        list.runs
+            .iter()
+            .filter(|run| !runs.contains(run))
+            .map(|run| run_path(data, ids.partition, *run)),
+    );
+    for path in &gone {
+        fs::remove_file(path).map_err(io_error("remove", path))?;
+    }
+    if !gone.is_empty() {
+        sync_directory(&path)?;
+    }
+    Ok(found)
+}
+
+/// Removes all checkpoints of a partition: its log is not what they were made of any more, or is
+/// to be read as a whole.
+pub fn forget(data: &Path, partition: PartitionId) -> Result<(), DirectoryError> {
+    let path = partition_path(data, partition);
+    let listed = list(&path).map_err(io_error("list the directory", &path))?;
+    for number in listed.checkpoints {
+        let path = checkpoint_path(data, partition, number);
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
+    }
+    sync_directory(&path)
+}
+
+#[derive(Default)]
+struct Listed {
+    checkpoints: Vec<u64>,
+    runs: Vec<RunNo>,
+    unfinished: Vec<PathBuf>,
+}
+
+fn list(path: &Path) -> io::Result<Listed> {
+    let mut listed = Listed::default();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some(number) = checkpoint::parse_file_name(name) {
+            listed.checkpoints.push(number);
+        } else if let Some(run) = parse_run_name(name) {
+            listed.runs.push(run);
+        } else if let Some(whole) = name.strip_suffix(UNFINISHED)
+            && checkpoint::parse_file_name(whole).is_some()
+        {
+            listed.unfinished.push(entry.path());
+        }
+    }
+    Ok(listed)
+}
+
+fn open(data: &Path, ids: Ids, run: RunNo) -> io::Result<Option<std::sync::Arc<Directory>>> {
+    let file = fs::File::open(run_path(data, ids.partition, run))?;
+    let len = file.metadata()?.len();
+    Ok(checkpoint::open_run(ids, run, len, |extent| {
+        let mut bytes = vec![0; usize::try_from(extent.len).ok()?];
+        file.read_exact_at(&mut bytes, extent.position).ok()?;
+        Some(Bytes::from(bytes))
+    }))
+}
+
+impl Disk {
+    /// Writes a checkpoint; answered by `CheckpointSaved`.
+    pub(super) fn save_checkpoint(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        number: u64,
+        bytes: Vec<u8>,
+    ) {
+        let disk = self.clone();
+        run(async move {
+            let path = checkpoint_path(&disk.data, partition, number);
+            let mut unfinished = path.clone().into_os_string();
+            unfinished.push(UNFINISHED);
+            let unfinished = PathBuf::from(unfinished);
+            let file = loop {
+                match File::try_open(&unfinished, false, Durable::No, true).await {
+                    Err(error) if is_full(&error) => wait_for_space(&unfinished).await,
+                    result => break check("create", &unfinished, result),
+                }
+            };
+            let len = bytes.len();
+            loop {
+                match file.try_write(Buffer::Buffered(bytes.clone()), 0).await {
+                    Ok(written) if written == len => break,
+                    // A short write comes before the error that tells why.
+                    Ok(_) => wait_for_space(&unfinished).await,
+                    Err(error) if is_full(&error) => wait_for_space(&unfinished).await,
+                    Err(error) => fatal("write", &unfinished, &error.to_string()),
+                }
+            }
+            file.sync().await;
+            file.close().await;
+            check("rename", &unfinished, glommio::io::rename(&unfinished, &path).await);
+            disk.sync_directory(partition).await;
+            disk.counters.count(|c| c.checkpoint_bytes += len as u64);
+            disk.inbox.push(Input::CheckpointSaved { partition });
+        });
+    }
+
+    /// Removes a checkpoint that is not needed any more.
+    pub(super) fn remove_checkpoint(self: &Rc<Self>, partition: PartitionId, number: u64) {
+        let disk = self.clone();
+        run(async move {
+            let path = checkpoint_path(&disk.data, partition, number);
+            check("remove", &path, glommio::io::remove(&path).await);
+        });
+    }
+
+    /// A run or the log is damaged: the next start must not trust checkpoints. Ends the process.
+    pub(super) fn condemn(&self, partition: PartitionId, text: &str) -> ! {
+        let path = partition_path(&self.data, partition);
+        if let Err(error) = forget(&self.data, partition) {
+            fatal("remove the checkpoints of", &path, &error.to_string());
+        }
+        fatal("read", &path, &format!("{text}. The next start reads the whole log instead"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Index, Offset, Term};
+    use crate::engine::checkpoint::Checkpoint;
+    use crate::engine::log::{Place, Spot, StateBuilder, StateHead};
+
+    const IDS: Ids = Ids { cluster: 5, partition: PartitionId(3) };
+
+    fn checkpoint(number: u64, carried: Vec<RunNo>) -> Vec<u8> {
+        let checkpoint = Checkpoint {
+            ids: IDS,
+            number,
+            last: (Index(1), Term(1)),
+            applied_ts: 1,
+            applied_end: Offset(0),
+            flushed: Offset(0),
+            resume: Spot { place: Place::new(Index(1), 0), index: Index(1) },
+            last_run: RunNo(9),
+            carried,
+            indexes: Vec::new(),
+            notes: Vec::new(),
+            state: StateBuilder::new(StateHead::default()).finish(),
+        };
+        checkpoint.encode()
+    }
+
+    #[test]
+    fn a_start_keeps_what_it_can_use_and_removes_the_rest() {
+        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let place = tempfile::tempdir_in(target).expect("a directory");
+        let data = place.path();
+        let directory = partition_path(data, IDS.partition);
+        fs::create_dir(&directory).expect("new");
+        let write = |name: &str, bytes: &[u8]| fs::write(directory.join(name), bytes);
+        write(&checkpoint::file_name(1), &checkpoint(1, Vec::new())).expect("written");
+        write(&checkpoint::file_name(2), &checkpoint(2, Vec::new())).expect("written");
+        write(&checkpoint::file_name(3), &checkpoint(3, vec![RunNo(4)])).expect("written");
+        write(&checkpoint::file_name(4), b"torn").expect("written");
+        write(&(checkpoint::file_name(5) + UNFINISHED), b"half").expect("written");
+        fs::write(run_path(data, IDS.partition, RunNo(4)), b"no run").expect("written");
+        write("stranger", b"kept").expect("written");
+
+        let segments = [SegmentFile { first: Index(1), len: 4096 }];
+        let found = find(data, IDS, &segments).expect("readable");
+        assert_eq!(found.restored.expect("one is whole").checkpoint.number, 2);
+        assert_eq!(found.kept, [(1, vec![]), (2, vec![])]);
+        let left = fs::read_dir(&directory).expect("there");
+        let mut left: Vec<_> = left.map(|e| e.expect("an entry").file_name()).collect();
+        left.sort_unstable();
+        let expected = [&checkpoint::file_name(1), &checkpoint::file_name(2), "stranger"];
+        assert_eq!(left, expected.map(std::ffi::OsString::from));
+    }
+}
