@@ -83,7 +83,7 @@ impl Default for EngineConfig {
             retry_backoff_max_ms: 300_000,
             max_credit: limits::CREDIT_MAX,
             dedup_ttl_ms: 168 * 3_600_000,
-            cache_bytes: 1 << 30,
+            cache_bytes: 256 << 20,
             flush_bytes: limits::FLUSH_BYTES,
             horizon_ms: limits::HORIZON_MS,
             index_events: 100_000_000,

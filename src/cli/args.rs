@@ -145,7 +145,7 @@ pub struct ServeArgs {
     pub wheel_size: Option<u64>,
 
     /// Memory of each shard for records that will soon be due; what does not fit is read from the
-    /// log [default: 1GiB]
+    /// log [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CHRONOS_WHEEL_MEMORY", hide_env_values = true)]
     #[arg(help_heading = "Time and delivery")]
     pub wheel_memory: Option<Size>,

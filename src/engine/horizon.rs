@@ -168,6 +168,8 @@ pub struct Horizon {
     pub on_runs: Offset,
     /// Bytes of the log behind it, about.
     pub unflushed_bytes: u64,
+    /// Bytes of the log that the flush under way carries, about.
+    pub flushing_bytes: u64,
     /// Up to here events are in the wheel, Unix ms.
     pub armed_to: u64,
     /// Events in memory that are not in the wheel, and not due.
@@ -203,6 +205,7 @@ impl Horizon {
             flushed: Offset(0),
             on_runs: Offset(0),
             unflushed_bytes: 0,
+            flushing_bytes: 0,
             armed_to: 0,
             unarmed: 0,
             on_disk: 0,

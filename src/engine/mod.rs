@@ -185,6 +185,14 @@ impl Engine {
         self.front.has_room() && !self.draining
     }
 
+    /// By how much jobs are behind: bytes of the logs that are not flushed, as a percentage of those
+    /// at which every partition would begin a flush.
+    pub fn jobs_behind(&self) -> u64 {
+        let bytes: u64 = self.partitions.values().map(Partition::unflushed).sum();
+        let at = flow::flush::flush_at(&self.config) * self.partitions.len().max(1) as u64;
+        bytes.saturating_mul(100) / at
+    }
+
     /// Fills the buffer lent for a planned write. Called once, while its effect is run.
     pub fn fill_write(&mut self, partition: PartitionId, write: u64, buffer: &mut [u8]) {
         own(&mut self.partitions, partition).fill_write(write, buffer);

@@ -33,6 +33,10 @@ use crate::engine::{HardState, Input};
 const FILL_BYTES: u64 = 512 << 10;
 /// Segment files kept open per shard; beyond that those not in use are closed.
 const OPEN_FILES: usize = 256;
+/// A job's slice while it keeps up, microseconds.
+const JOB_SLICE_US: u64 = 200;
+/// Slices grow at most by the square of this.
+const JOB_SLICES_MAX: u64 = 10;
 
 /// The disk as one shard sees it.
 pub(super) struct Disk {
@@ -45,6 +49,8 @@ pub(super) struct Disk {
     pub(super) runs: RefCell<BTreeMap<(PartitionId, RunNo), Rc<File>>>,
     queues: RefCell<BTreeMap<PartitionId, Rc<Queue>>>,
     zeros: RefCell<Option<Rc<DmaBuffer>>>,
+    /// How long a job may hold the core before all others get a turn.
+    pub(super) job_slice_us: Cell<u64>,
 }
 
 /// Which descriptor of which segment.
@@ -97,7 +103,15 @@ impl Disk {
             runs: RefCell::default(),
             queues: RefCell::default(),
             zeros: RefCell::default(),
+            job_slice_us: Cell::new(JOB_SLICE_US),
         })
+    }
+
+    /// Jobs are behind, in percent of what is due to them: their slices grow with its square, so
+    /// that what they free is not outrun for ever by what comes in.
+    pub(super) fn hurry_jobs(&self, behind: u64) {
+        let slices = (behind / 50).clamp(1, JOB_SLICES_MAX);
+        self.job_slice_us.set(JOB_SLICE_US * slices.pow(2));
     }
 
     /// Takes a partition; `slot` is the number of its hard state's newest slot.

@@ -17,6 +17,7 @@ use super::directory::partition_path;
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
 use crate::base::ids::{PartitionId, RunNo};
+use crate::base::time::Now;
 use crate::engine::Input;
 use crate::engine::jobs::{Job, JobSpec, JobStep};
 
@@ -41,6 +42,7 @@ impl Disk {
         let disk = self.clone();
         run(async move {
             let mut job = Job::new(spec);
+            let mut slice_began_us = Now::read().boot_us;
             loop {
                 match job.go_on() {
                     JobStep::ReadLog { segment, position, len } => {
@@ -68,7 +70,11 @@ impl Disk {
                         return;
                     }
                 }
-                breathe().await;
+                let ran_us = Now::read().boot_us.saturating_sub(slice_began_us);
+                if ran_us >= disk.job_slice_us.get() {
+                    breathe().await;
+                    slice_began_us = Now::read().boot_us;
+                }
             }
         });
     }

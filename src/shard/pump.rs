@@ -143,6 +143,7 @@ impl<F: Fn(Milestone)> Pump<F> {
             inputs += 1;
         }
         self.step(Now::read(), Input::TurnEnd);
+        self.world.disk.hurry_jobs(self.engine.jobs_behind());
         self.world.mesh.flush();
         self.world.route.flush();
         self.world.counters.count(|c| {

@@ -261,7 +261,7 @@ impl Partition {
             let applied = self.apply(&header, &body);
             let place = self.places.remove(&header.index).expect("a persisted entry has a place");
             self.sparse.note(place, &header, body.entry_len());
-            self.cache.push(header, body.clone());
+            self.keep_in_memory(step, header, body.clone());
             self.horizon.unflushed_bytes += body.entry_len();
             if self.armed {
                 self.arm_entry(step, &header, &body);

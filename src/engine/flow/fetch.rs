@@ -16,7 +16,7 @@ use crate::base::limits;
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
 use crate::engine::horizon::BlockFlow;
-use crate::engine::log::{Cached, Content, EntryHeader, Parsed, Place, Reader};
+use crate::engine::log::{Body, Cached, Content, EntryHeader, Parsed, Place, Reader};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
 use crate::engine::reads::{AXIS_READ, CUT_READ, Flow, Reading, SCAN_READ};
@@ -114,6 +114,19 @@ impl Partition {
                 self.read_block(step, &run, number, BlockFlow::Replay(Box::new(page)));
             }
             None => self.read_for(step, position.offset, Flow::Replay(Box::new(page))),
+        }
+    }
+
+    /// A new entry: its records are kept in memory, as long as there is room. What is due behind
+    /// the horizon comes back out of a run.
+    pub(super) fn keep_in_memory(&mut self, step: &Step<'_>, header: EntryHeader, body: Body) {
+        let Content::Publish(view) = body.content() else { return };
+        let far = step.now.wall_ms() + step.config.horizon_ms;
+        let is_near = (0..view.len()).any(|slot| view.record(slot).schedule_ts <= far);
+        if is_near {
+            self.cache.push(header, body);
+        } else {
+            self.cache.push_idle(header, body);
         }
     }
 

@@ -59,8 +59,12 @@ impl Partition {
     }
 
     fn start_flush(&mut self, step: &mut Step<'_>) {
-        let offsets = self.horizon.flushed..self.applied_end;
-        let Some(start) = self.sparse.locate(offsets.start) else { return };
+        let first = self.horizon.flushed;
+        let Some(start) = self.sparse.locate(first) else { return };
+        // A job holds what it carries: a crowd is flushed in parts.
+        let part = 2 * flush_at(step.config);
+        let end = self.sparse.offset_behind(start, part).unwrap_or(self.applied_end);
+        let offsets = first..end.clamp(Offset(first.0 + 1), self.applied_end);
         let segments = self.sparse.segments().filter(|first| *first >= start.place.segment);
         let end = |first| self.sparse.segment_end(first).expect("a segment of the index");
         let segments = segments.map(|first| (first, end(first))).collect();
@@ -70,7 +74,11 @@ impl Partition {
         self.horizon.last_run = index;
         let ids = self.ids;
         let spec = FlushSpec { ids, start, segments, offsets: offsets.clone(), far, run, index };
-        (self.horizon.flushed, self.horizon.unflushed_bytes) = (self.applied_end, 0);
+        let all = offsets.end == self.applied_end;
+        let bytes = self.horizon.unflushed_bytes;
+        self.horizon.flushing_bytes = if all { bytes } else { bytes.min(part) };
+        self.horizon.unflushed_bytes -= self.horizon.flushing_bytes;
+        self.horizon.flushed = offsets.end;
         self.horizon.job = Some(RunningJob::Flush { offsets, far });
         self.begin_job(step, JobSpec::Flush(spec));
     }
@@ -82,6 +90,11 @@ impl Partition {
         let numbers = inputs.iter().map(|input| input.head().ids.run).collect();
         self.horizon.job = Some(RunningJob::Merge { kind, inputs: numbers });
         self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, run }));
+    }
+
+    /// Bytes of the log that are not in runs, what a job under way carries included.
+    pub(in crate::engine) fn unflushed(&self) -> u64 {
+        self.horizon.unflushed_bytes + self.horizon.flushing_bytes
     }
 
     fn begin_job(&mut self, step: &mut Step<'_>, job: JobSpec) {
@@ -103,6 +116,7 @@ impl Partition {
         match job {
             RunningJob::Flush { offsets, far } => {
                 self.horizon.on_runs = offsets.end;
+                self.horizon.flushing_bytes = 0;
                 self.horizon.indexes.extend(outcome.index);
                 if let Some(run) = outcome.run {
                     self.carried(run, &offsets, far);
@@ -220,7 +234,7 @@ impl Partition {
 
 /// Bytes of a partition's log at which a flush is due: what a start reads again is bounded for the
 /// shard as a whole, too.
-fn flush_at(config: &EngineConfig) -> u64 {
+pub(in crate::engine) fn flush_at(config: &EngineConfig) -> u64 {
     let owned = u64::from(config.partitions.div_ceil(config.shards)).max(1);
     config.flush_bytes.min((limits::FLUSH_SHARD_BYTES / owned).max(limits::FLUSH_SHARE_MIN))
 }

@@ -173,7 +173,7 @@ impl Partition {
                     self.apply(&header, &body);
                 }
                 if header.count > 0 {
-                    self.cache.push(header, body.detached());
+                    self.keep_in_memory(step, header, body.detached());
                 }
             }
         }

@@ -87,6 +87,14 @@ impl RecordCache {
         self.evict();
     }
 
+    /// As [`Self::push`], of an entry none of whose records is needed soon: kept only while an
+    /// eighth of the budget is enough for all that is recent.
+    pub fn push_idle(&mut self, header: EntryHeader, body: Body) {
+        if self.recent_bytes < self.budget / 8 {
+            self.push(header, body);
+        }
+    }
+
     /// Adds an entry read from disk, unless it is there. Its body is copied: it would keep all of
     /// the read alive.
     pub fn push_read(&mut self, header: EntryHeader, body: &Body) {
@@ -231,5 +239,16 @@ mod tests {
         cache.truncate(Offset(2));
         assert!(cache.get(Offset(1)).is_some() && cache.get(Offset(2)).is_none());
         assert_eq!(cache.bytes(), cost());
+    }
+
+    #[test]
+    fn what_is_needed_late_takes_an_eighth_of_the_room() {
+        let mut cache = RecordCache::new(16 * 2_300);
+        (0..20).for_each(|i| cache.push_idle(entry(i).0, entry(i).1));
+        assert!(cache.get(Offset(0)).is_some() && cache.get(Offset(30)).is_none());
+        let held = cache.bytes();
+        assert!(held <= 3 * 2_300, "{held}");
+        (20..24).for_each(|i| cache.push(entry(i).0, entry(i).1));
+        assert!(cache.get(Offset(40)).is_some() && cache.get(Offset(0)).is_some());
     }
 }

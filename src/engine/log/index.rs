@@ -149,6 +149,24 @@ impl SparseIndex {
         self.last_noted(|note| note.base_offset <= offset)
     }
 
+    /// Offset of the first noted entry that lies `bytes` or more behind `from` in the log; `None` if
+    /// there is none.
+    #[must_use]
+    pub fn offset_behind(&self, from: Spot, bytes: u64) -> Option<Offset> {
+        let mut before = 0;
+        let segments = self.segments.iter().filter(|s| s.first >= from.place.segment);
+        for segment in segments {
+            let start = if segment.first == from.place.segment { from.place.position } else { 0 };
+            let far =
+                |note: &&Note| note.position >= start && before + note.position - start >= bytes;
+            if let Some(note) = segment.notes.iter().find(far) {
+                return Some(note.base_offset);
+            }
+            before += segment.end.saturating_sub(start);
+        }
+        None
+    }
+
     /// Where to read from to find the entry `index`; `None` if the log begins behind it.
     #[must_use]
     pub fn locate_index(&self, index: Index) -> Option<Spot> {
