@@ -90,6 +90,16 @@ pub struct Load {
 }
 
 impl Load {
+    /// What no option at all means.
+    pub fn standard() -> Self {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            load: Load,
+        }
+        <Only as clap::Parser>::parse_from([""]).load
+    }
+
     /// `host:port` to connect to.
     pub fn address(&self) -> &str {
         let default = match self.transport {

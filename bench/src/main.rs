@@ -11,7 +11,9 @@ use clap::{Parser, Subcommand};
 mod args;
 mod deliver;
 mod latency;
+mod node;
 mod pacer;
+mod pending;
 mod publish;
 mod received;
 mod recorder;
@@ -41,6 +43,10 @@ enum Command {
     /// Publishes at a fixed rate, each measured from the instant at which it was to be sent
     #[command(after_help = latency::EXAMPLES)]
     Latency(latency::LatencyArgs),
+    /// What pending events cost in memory and on disk, and how soon a killed server fires again;
+    /// starts a server of its own
+    #[command(after_help = pending::EXAMPLES)]
+    Pending(pending::PendingArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
         Command::Publish(load) => load.threads,
         Command::Deliver(args) => args.load.threads,
         Command::Latency(args) => args.load.threads,
+        Command::Pending(_) => 1,
     };
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -66,6 +73,7 @@ fn main() -> ExitCode {
             Command::Publish(load) => publish::run(load).await,
             Command::Deliver(args) => deliver::run(args).await,
             Command::Latency(args) => latency::run(args).await,
+            Command::Pending(args) => pending::run(args).await,
         }
     });
     match done {
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_command_parses_without_options() {
-        for command in ["publish", "deliver", "latency"] {
+        for command in ["publish", "deliver", "latency", "pending"] {
             let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
             assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }

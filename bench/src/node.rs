@@ -1,0 +1,130 @@
+//! A server that a benchmark starts, looks at, kills and starts again.
+//!
+//! On ports of its own, so that it never meets one that is there. Killed when it goes out of scope.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+/// Native address of its first shard.
+pub const NATIVE: &str = "127.0.0.1:17700";
+const HTTP: &str = "127.0.0.1:18080";
+const GRPC: &str = "127.0.0.1:19000";
+/// Between two looks at whether it serves.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How to start it.
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    /// The server's program [default: chronosdb beside this one]
+    #[arg(long, value_name = "PATH")]
+    pub server: Option<PathBuf>,
+
+    /// An empty or new directory for its data; removed in the end
+    #[arg(long, value_name = "DIR", default_value = "./chronosdb-bench-data")]
+    pub data_dir: PathBuf,
+
+    /// More of its options, as one word each: --option=--wheel-memory=64MiB
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub option: Vec<String>,
+}
+
+/// The server's process.
+#[derive(Debug)]
+pub struct Node {
+    child: Child,
+    /// From its start until it served.
+    pub opened: Duration,
+}
+
+impl Node {
+    /// Starts it and waits until it serves.
+    pub fn start(args: &NodeArgs) -> Result<Self, String> {
+        let beside = || Some(std::env::current_exe().ok()?.parent()?.join("chronosdb"));
+        let server = args.server.clone().or_else(beside);
+        let server = server.ok_or("where is the server? say so with --server PATH")?;
+        let began = Instant::now();
+        let child = Command::new(&server)
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(&args.data_dir)
+            .args(["--native-addr", NATIVE, "--http-addr", HTTP, "--grpc-addr", GRPC])
+            .args(&args.option)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", server.display()))?;
+        let mut node = Self { child, opened: Duration::ZERO };
+        while !get("/health/ready").is_some_and(|text| text.starts_with("HTTP/1.1 200")) {
+            if let Ok(Some(status)) = node.child.try_wait() {
+                return Err(format!("the server ended ({status}); start it by hand to see why"));
+            }
+            std::thread::sleep(LOOK);
+        }
+        node.opened = began.elapsed();
+        Ok(node)
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// Its memory, bytes: now, and at its highest.
+    pub fn memory(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1_024)
+        };
+        (field("VmRSS:").unwrap_or(0), field("VmHWM:").unwrap_or(0))
+    }
+
+    /// Sum of a metric over all of its labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = get("/metrics").unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let lines = lines.filter(|rest| rest.starts_with(['{', ' ']));
+        let values = lines.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>() as u64
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself: then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Bytes of all files below a directory, as the disk counts them.
+pub fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0, // removed in the meantime
+    };
+    entries.map(bytes).sum()
+}
+
+fn get(path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(HTTP).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
