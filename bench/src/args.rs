@@ -84,6 +84,15 @@ pub struct Load {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1_024))]
     pub threads: u16,
 
+    /// HTTP address of the server, for what it says of its disk [default: 127.0.0.1:8080]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080",
+        hide_default_value = true
+    )]
+    pub http_addr: String,
+
     /// Last line of standard output is a JSON object with the figures
     #[arg(long)]
     pub json: bool,

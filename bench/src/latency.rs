@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chronosdb::base::time::wall_ms;
@@ -12,6 +13,7 @@ use serde_json::{Map, json};
 use tokio::task::JoinSet;
 
 use crate::args::{Due, Load};
+use crate::metrics::DiskUse;
 use crate::pacer::Pacer;
 use crate::recorder::{Latencies, Recorder};
 use crate::target::{Publisher, Run, publishers};
@@ -44,6 +46,8 @@ pub async fn run(args: LatencyArgs) -> Result<u64, String> {
     load.check()?;
     let run = Run::new(&load);
     let publishers = publishers(&load).await?;
+    let event_bytes = publishers[0].maker(&load, &run, 0, 0).event_bytes() as u64;
+    let before = DiskUse::read(&load.http_addr);
     let recorder = Recorder::new();
     let progress = recorder.progress();
     let due = load.due();
@@ -52,6 +56,8 @@ pub async fn run(args: LatencyArgs) -> Result<u64, String> {
     drop(progress);
     let mut extra = Map::new();
     extra.insert("rate".to_owned(), json!(args.rate));
+    let stored = recorder.done.load(Ordering::Relaxed);
+    DiskUse::report(before, &load.http_addr, stored * event_bytes, &mut extra);
     extra.insert("generator_late_p99_us".to_owned(), json!(late.percentile(99.0)));
     Ok(recorder.report("latency", recorder.elapsed(), load.json, extra))
 }

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod args;
 mod deliver;
 mod latency;
+mod metrics;
 mod node;
 mod pacer;
 mod pending;

@@ -3,13 +3,13 @@
 //! On ports of its own, so that it never meets one that is there. Killed when it goes out of scope.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+
+use crate::metrics;
 
 /// Native address of its first shard.
 pub const NATIVE: &str = "127.0.0.1:17700";
@@ -38,6 +38,7 @@ pub struct NodeArgs {
 #[derive(Debug)]
 pub struct Node {
     child: Child,
+    http: &'static str,
     /// From its start until it served.
     pub opened: Duration,
 }
@@ -59,8 +60,10 @@ impl Node {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", server.display()))?;
-        let mut node = Self { child, opened: Duration::ZERO };
-        while !get("/health/ready").is_some_and(|text| text.starts_with("HTTP/1.1 200")) {
+        let mut node = Self { child, http: HTTP, opened: Duration::ZERO };
+        while !metrics::get(HTTP, "/health/ready")
+            .is_some_and(|text| text.starts_with("HTTP/1.1 200"))
+        {
             if let Ok(Some(status)) = node.child.try_wait() {
                 return Err(format!("the server ended ({status}); start it by hand to see why"));
             }
@@ -88,11 +91,7 @@ impl Node {
 
     /// Sum of a metric over all of its labels.
     pub fn metric(&self, name: &str) -> u64 {
-        let text = get("/metrics").unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-        let lines = lines.filter(|rest| rest.starts_with(['{', ' ']));
-        let values = lines.filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok());
-        values.sum::<f64>() as u64
+        metrics::sum(self.http, name).unwrap_or(0)
     }
 
     fn end(&mut self) {
@@ -118,13 +117,4 @@ pub fn disk_bytes(path: &Path) -> u64 {
         Err(_) => 0, // removed in the meantime
     };
     entries.map(bytes).sum()
-}
-
-fn get(path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(HTTP).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    Some(text)
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 use tokio::task::JoinSet;
 
 use crate::args::{Due, Load};
+use crate::metrics::DiskUse;
 use crate::recorder::Recorder;
 use crate::target::{Publisher, Run, publishers};
 use crate::template::EventMaker;
@@ -29,11 +30,15 @@ pub async fn run(load: Load) -> Result<u64, String> {
     load.check()?;
     let run = Run::new(&load);
     let publishers = publishers(&load).await?;
+    let event_bytes = publishers[0].maker(&load, &run, 0, 0).event_bytes() as u64;
+    let before = DiskUse::read(&load.http_addr);
     let recorder = Recorder::new();
     let progress = recorder.progress();
     closed_loop(&load, &run, publishers, load.due(), &recorder, true).await;
     drop(progress);
     let mut extra = Map::new();
+    let stored = recorder.done.load(Ordering::Relaxed);
+    DiskUse::report(before, &load.http_addr, stored * event_bytes, &mut extra);
     extra.insert("topic".to_owned(), json!(run.topic));
     Ok(recorder.report("publish", recorder.elapsed(), load.json, extra))
 }

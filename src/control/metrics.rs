@@ -187,6 +187,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
 const ENGINE_GAUGES: &[(&str, &str, OfEngine)] = &[
     ("scheduler_active_timers", "Events that are not due yet", |s| s.pending),
     ("scheduler_ready_events", "Events due and waiting for a member", |s| s.ready),
+    ("wal_bytes", "Bytes of logs up to their last entries", |s| s.log_bytes),
     ("scheduler_cold_store_entries", "Pending events that are only on disk", |s| s.on_disk),
     ("deliveries_in_flight", "Deliveries that are neither settled nor expired", |s| s.in_flight),
     ("subscriptions", "Open subscriptions and replays", |s| s.subscriptions),

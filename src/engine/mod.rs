@@ -210,7 +210,7 @@ impl Engine {
         stats.open_requests = front.open_requests() as u64;
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
-        stats.on_disk = 0;
+        (stats.on_disk, stats.log_bytes) = (0, 0);
         stats.high_watermarks.clear();
         stats.groups.clear();
         for partition in partitions.values() {

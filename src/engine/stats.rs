@@ -55,6 +55,8 @@ pub struct EngineStats {
     pub open_requests: u64,
     /// Events in the in-memory index, now.
     pub indexed: u64,
+    /// Bytes of the logs up to their last entries.
+    pub log_bytes: u64,
     /// Time from a write's submission to its completion, microseconds.
     pub commit_latency_us: Histogram<u64>,
     /// Bytes per write.
@@ -116,6 +118,7 @@ impl Default for EngineStats {
             subscriptions: 0,
             open_requests: 0,
             indexed: 0,
+            log_bytes: 0,
             commit_latency_us: histogram(600_000_000),
             commit_bytes_each: histogram(1 << 32),
             lateness_us: histogram(86_400_000_000),

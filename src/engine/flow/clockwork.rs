@@ -93,6 +93,7 @@ impl Partition {
         stats.ready += status.ready;
         stats.in_flight += status.in_flight;
         stats.indexed += self.indexed();
+        stats.log_bytes += self.sparse.bytes();
         stats.on_disk += self.horizon.on_disk;
         stats.high_watermarks.push((self.id.0, status.high_watermark.0));
         // The wheel stands still while nothing is due; what was published with its time already

@@ -192,6 +192,12 @@ impl SparseIndex {
         self.segments.last().map(|segment| Place::new(segment.first, segment.end))
     }
 
+    /// Bytes of all segments, each up to its last entry.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end).sum()
+    }
+
     /// Behind the last entry of a segment.
     #[must_use]
     pub fn segment_end(&self, segment: Index) -> Option<u64> {
