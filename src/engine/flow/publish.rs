@@ -13,7 +13,7 @@ use crate::base::config::FsyncMode;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, ShardId, TopicNo};
 use crate::base::{limits, route};
-use crate::engine::dedup::IdHash;
+use crate::engine::dedup::{Findings, IdHash};
 use crate::engine::front::{Front, Open};
 use crate::engine::log::{NewRecord, PublishBuilder};
 use crate::engine::log_clock::LogClock;
@@ -279,9 +279,11 @@ impl Partition {
 
     /// The first event with this id: one on its way to the log, or one in it.
     fn original(&self, hash: IdHash, decisions: &mut Decisions) -> Option<(Offset, u64)> {
-        if let Some(original) =
-            self.dedup.get(hash, self.clock.expiry_time(), |original| self.is_settled(original))
-        {
+        let findings = Findings::default();
+        let known = self.dedup.get(hash, self.clock.expiry_time(), &findings, |original| {
+            self.is_settled(original)
+        });
+        if let Some(original) = known {
             return Some((original.offset, original.schedule_ts));
         }
         let pending = self.proposals.ids.get(&hash)?;
