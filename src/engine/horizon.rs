@@ -147,6 +147,13 @@ pub enum RunningJob {
         /// The inputs, oldest first.
         inputs: Vec<RunNo>,
     },
+    /// Of the frozen window of ids.
+    FlushIds,
+    /// Of runs of ids.
+    MergeIds {
+        /// Places of the inputs among them.
+        range: Range<usize>,
+    },
 }
 
 /// See the module.
@@ -154,7 +161,7 @@ pub enum RunningJob {
 pub struct Horizon {
     /// Runs, oldest first: their offsets rise and do not overlap.
     pub runs: Vec<Arc<Directory>>,
-    /// Number of the run made last.
+    /// Number of the run made last, of records or of ids.
     pub last_run: RunNo,
     /// The job under way.
     pub job: Option<RunningJob>,

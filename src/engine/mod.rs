@@ -25,6 +25,7 @@ pub mod input;
 pub mod jobs;
 pub mod log;
 pub mod log_clock;
+pub mod lookups;
 pub mod mesh;
 pub mod partition;
 pub mod proposals;
@@ -199,6 +200,7 @@ impl Engine {
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
         stats.on_disk = 0;
+        (stats.ids_in_memory, stats.ids_in_runs, stats.waiting_publishes) = (0, 0, 0);
         stats.high_watermarks.clear();
         stats.groups.clear();
         for partition in partitions.values() {
@@ -252,7 +254,7 @@ fn hear(
     match message {
         M::Publish { request, partition, bytes, events, allow_duplicate } => {
             let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
-            own(partitions, partition).publish(step, &slice);
+            own(partitions, partition).publish(step, slice);
         }
         M::Ack { request, partition, acks } => {
             own(partitions, partition).ack(step, from, request, acks);

@@ -29,6 +29,7 @@ use super::log::{
     Body, Content, EntryHeader, Ids, NewGroup, Place, PublishView, RecordCache, SparseIndex, Tail,
 };
 use super::log_clock::{LogClock, TRUSTED_JUMP_MS};
+use super::lookups::Lookups;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::replica::{self, CommitRule, HardState, Replica};
@@ -99,6 +100,7 @@ pub struct Partition {
     pub(super) wheel: Wheel<Due>,
     pub(super) timers: Wheel<Timer>,
     pub(super) reads: Reads,
+    pub(super) lookups: Lookups,
     pub(super) dirty: BTreeSet<GroupNo>,
     pub(super) members: BTreeMap<MemberKey, GroupNo>,
     pub(super) armed: bool,
@@ -142,6 +144,7 @@ impl Partition {
             wheel: Wheel::new(config.tick_ms, 0),
             timers: Wheel::new(1, 0),
             reads: Reads::default(),
+            lookups: Lookups::default(),
             dirty: BTreeSet::new(),
             members: BTreeMap::new(),
             armed: false,

@@ -1,7 +1,8 @@
 //! Jobs and runs on the disk of one shard: each job is a task beside the pump.
 //!
 //! ```text
-//! p-00000/00000000000000000007.run   a run; in this version derived from the log
+//! p-00000/00000000000000000007.run   a run, of records or of ids; in this version derived from
+//!                                    the log
 //! ```
 //! Runs of an earlier process are removed at the start (`mount`), since the log has all of them.
 //! A job lets the pump work between any two of its steps. Where the disk is full it waits: what it

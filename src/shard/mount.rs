@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! p-00000/00000000000000000001.seg   a segment of the log, named by the index of its first entry
-//! p-00000/00000000000000000007.run   what is due far ahead (`jobs`); derived from the log
+//! p-00000/00000000000000000007.run   what is due far ahead, or ids (`jobs`); derived from the log
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,

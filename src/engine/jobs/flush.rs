@@ -169,7 +169,7 @@ impl Flush {
 
     fn begin_writing(&mut self) {
         if self.fault.is_some() || self.far.is_empty() {
-            let outcome = JobOutcome { run: None, fault: self.fault.take() };
+            let outcome = JobOutcome { fault: self.fault.take(), ..JobOutcome::default() };
             self.phase = Phase::Over(outcome);
             return;
         }
@@ -188,7 +188,8 @@ impl Flush {
         for _ in 0..WRITE_RECORDS {
             let Some((key, far)) = self.far.pop_first() else {
                 let (directory, chunk) = writer.finish();
-                let outcome = JobOutcome { run: Some(Arc::new(directory)), fault: None };
+                let outcome =
+                    JobOutcome { run: Some(Arc::new(directory)), ..JobOutcome::default() };
                 self.phase = Phase::Syncing(outcome);
                 return JobStep::Write { run, position: chunk.position, bytes: chunk.bytes };
             };

@@ -60,7 +60,7 @@ impl MergeJob {
             Phase::Over(outcome) => return JobStep::Done(outcome.clone()),
         };
         if let Some(fault) = self.fault.take() {
-            return self.over(JobOutcome { run: None, fault: Some(fault) });
+            return self.over(JobOutcome { fault: Some(fault), ..JobOutcome::default() });
         }
         let passed = &self.spec.passed;
         let keep = |record: &RunRecord<'_>| {
@@ -93,16 +93,17 @@ impl MergeJob {
     }
 
     fn finish(&mut self) -> JobStep {
-        let nothing = Phase::Over(JobOutcome { run: None, fault: None });
+        let nothing = Phase::Over(JobOutcome::default());
         let Phase::Merging(writer) = std::mem::replace(&mut self.phase, nothing) else {
             unreachable!("a merge is finished once");
         };
         if writer.records() == 0 {
-            return JobStep::Done(JobOutcome { run: None, fault: None });
+            return JobStep::Done(JobOutcome::default());
         }
         let run = self.spec.run;
         let (directory, chunk) = writer.finish();
-        self.phase = Phase::Syncing(JobOutcome { run: Some(Arc::new(directory)), fault: None });
+        self.phase =
+            Phase::Syncing(JobOutcome { run: Some(Arc::new(directory)), ..JobOutcome::default() });
         JobStep::Write { run, position: chunk.position, bytes: chunk.bytes }
     }
 
