@@ -83,7 +83,8 @@ impl fmt::Display for ShownInput<'_> {
             }
             Input::JobDone { partition, outcome } => {
                 let run = outcome.run.as_ref().map(|run| (run.head().ids.run, run.records()));
-                write!(f, "JobDone p{partition} {run:?} {:?}", outcome.fault)
+                let ids = outcome.ids.as_ref().map(|run| (run.ids().run, run.rows()));
+                write!(f, "JobDone p{partition} {run:?} {ids:?} {:?}", outcome.fault)
             }
             Input::Mesh { from, message } => write!(f, "Mesh from {from}: {}", Shown(message)),
             Input::Request { from, request: Request::Publish(message) } => {
@@ -119,6 +120,15 @@ impl fmt::Display for ShownEffect<'_> {
             }
             Effect::StartJob { partition, job: JobSpec::Merge(merge) } => {
                 write!(f, "Merge p{partition} {} runs into {}", merge.inputs.len(), merge.run)
+            }
+            Effect::StartJob { partition, job: JobSpec::FlushIds(flush) } => {
+                let (run, offsets) = (flush.run.run, &flush.frozen.offsets);
+                let ids = flush.frozen.window.len();
+                write!(f, "FlushIds p{partition} run {run} {ids} of {offsets:?}")
+            }
+            Effect::StartJob { partition, job: JobSpec::MergeIds(merge) } => {
+                let (runs, run) = (merge.inputs.len(), merge.run.run);
+                write!(f, "MergeIds p{partition} {runs} runs into {run}")
             }
             Effect::Mesh { to, message } => write!(f, "Mesh to {to}: {}", Shown(message)),
             Effect::Reply { to, reply: Reply::Published { outcomes, .. } } => {
