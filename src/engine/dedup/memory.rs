@@ -119,7 +119,7 @@ impl Dedup {
     /// older claims are dead. Hardly ever anything for an id that is new.
     pub fn unread(&self, mut hashes: Vec<IdHash>, findings: &Findings) -> Vec<RunLook> {
         let mut looks = Vec::new();
-        if self.runs.newest_first().is_empty() {
+        if self.runs.newest_first().is_empty() || cfg!(bug_skip_id_runs) {
             return looks;
         }
         let strong = |claim: Option<Claim>| claim.is_some_and(|claim| !claim.weak);

@@ -11,6 +11,8 @@ pub mod flush;
 pub mod flush_ids;
 pub mod load;
 pub mod look_up;
+#[cfg(test)]
+mod look_up_test;
 pub mod publish;
 pub mod query;
 pub mod recover;
