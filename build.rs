@@ -22,6 +22,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_retry_after_sync_error", "a sync that fails is tried again, and then believed"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
     ("bug_skip_directory_fsync", "a new segment's directory entry is not made durable"),
+    ("bug_skip_id_runs", "ids that have left the memory are not looked for"),
     ("bug_unaligned_levels", "the wheel's upper levels count from wherever it stands"),
     ("bug_write_without_sync", "writes to the log are acknowledged and not synced"),
 ];

@@ -22,6 +22,7 @@ bug_open_without_dsync       lib shard::disk::disk_test::a_durable_write_goes_th
 bug_retry_after_sync_error   lib shard::disk::disk_test::a_failed_sync_stops_the_process
 bug_serve_before_sync        sim run::power_lost_soon_after_a_restart_takes_nothing_that_was_served
 bug_skip_directory_fsync     lib shard::disk::disk_test::a_failed_sync_of_a_directory_stops_the_process
+bug_skip_id_runs             sim run::every_seed_keeps_every_rule 0..60
 bug_unaligned_levels         lib engine::wheel::model_test::agrees_with_a_sorted_map
 bug_write_without_sync       sim run::every_seed_keeps_every_rule 0..60
 '

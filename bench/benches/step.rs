@@ -34,7 +34,9 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        let config = EngineConfig { partitions: 1, ..EngineConfig::default() };
+        // Nothing here runs jobs: ids stay in memory.
+        let id_window = usize::MAX;
+        let config = EngineConfig { partitions: 1, id_window, ..EngineConfig::default() };
         let mut driver =
             Self { engine: Engine::new(config, ShardId(0)), acks: false, sent: 0, correlation: 0 };
         let partition = PartitionId(0);

@@ -54,6 +54,8 @@ pub struct EngineConfig {
     pub max_credit: u32,
     /// How long an id is remembered, ms of log time.
     pub dedup_ttl_ms: u64,
+    /// Ids of a partition kept in memory, beyond which they are written to a run.
+    pub id_window: usize,
     /// Bytes of records kept in memory per shard, beyond which they are read from the log.
     pub cache_bytes: u64,
     /// Bytes of a partition's log after which what is due far ahead leaves the memory.
@@ -83,6 +85,7 @@ impl Default for EngineConfig {
             retry_backoff_max_ms: 300_000,
             max_credit: limits::CREDIT_MAX,
             dedup_ttl_ms: 168 * 3_600_000,
+            id_window: limits::ID_WINDOW,
             cache_bytes: 256 << 20,
             flush_bytes: limits::FLUSH_BYTES,
             horizon_ms: limits::HORIZON_MS,

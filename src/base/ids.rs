@@ -55,7 +55,8 @@ id!(
     u32
 );
 id!(
-    /// A due run or due index of one partition, from 1. Given once; the number is its file's name.
+    /// A due run, due index or run of ids of one partition, from 1. Given once; the number is its
+    /// file's name.
     RunNo,
     u64
 );

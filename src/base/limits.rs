@@ -160,6 +160,13 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const HORIZON_MS: u64 = 60_000;
 /// Topics of a partition whose loads are begun in one turn.
 pub const LOADS: usize = 64;
+/// Ids of a partition in memory, beyond which they are written to a run: at most 64 bytes each.
+pub const ID_WINDOW: usize = 256 * KIB;
+/// How many times as many they may come to while those before them are being written; then
+/// publishes of the partition are refused.
+pub const ID_WINDOW_TIMES: usize = 16;
+/// Reads of runs of ids that are out at once, per partition.
+pub const ID_READS: usize = 64;
 /// Jobs of a shard under way at once.
 pub const JOBS: usize = 1;
 /// Runs of one size that are merged into one.
@@ -176,6 +183,7 @@ const _: () = assert!(MESSAGE_ID_BYTES <= u8::MAX as usize, "an id's length is s
 const _: () = assert!(NAME_BYTES <= u8::MAX as usize);
 const _: () = assert!(META_BYTES <= u16::MAX as usize, "meta's length is stored in a u16");
 const _: () = assert!(BATCH_EVENTS <= STEP_EVENTS, "a batch is applied in one step");
+const _: () = assert!(BATCH_EVENTS <= ID_WINDOW, "a window takes the ids of a batch");
 const _: () = assert!(RUN_FANOUT <= RUN_MERGE_INPUTS);
 const _: () = assert!(ENTRY_TARGET_BYTES <= ENTRY_BODY_BYTES);
 const _: () = assert!(ENTRY_BODY_BYTES <= OPEN_ENTRY_BYTES, "the largest batch is accepted");

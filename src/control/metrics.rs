@@ -177,6 +177,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("events_replayed", "Events replayed", |s| s.replayed),
     ("jobs", "Flushes and merges of runs begun", |s| s.jobs),
     ("checkpoints", "Checkpoints of partitions saved", |s| s.checkpoints),
+    ("dedup_reads", "Reads of runs of ids", |s| s.id_reads),
     ("loads", "Loads of runs whose events are due soon", |s| s.loads),
     ("events_loaded", "Events loaded from runs", |s| s.loaded),
     // A failed write or sync stops the process: a page that can be read says 0.
@@ -189,6 +190,9 @@ const ENGINE_GAUGES: &[(&str, &str, OfEngine)] = &[
     ("scheduler_ready_events", "Events due and waiting for a member", |s| s.ready),
     ("wal_bytes", "Bytes of logs up to their last entries", |s| s.log_bytes),
     ("scheduler_cold_store_entries", "Pending events that are only on disk", |s| s.on_disk),
+    ("dedup_ids_in_memory", "Message ids remembered in memory", |s| s.ids_in_memory),
+    ("dedup_ids_on_disk", "Message ids in runs", |s| s.ids_in_runs),
+    ("publishes_waiting", "Publishes that wait for reads of ids", |s| s.waiting_publishes),
     ("deliveries_in_flight", "Deliveries that are neither settled nor expired", |s| s.in_flight),
     ("subscriptions", "Open subscriptions and replays", |s| s.subscriptions),
     ("requests_open", "Requests without an answer", |s| s.open_requests),

@@ -149,6 +149,13 @@ pub enum RunningJob {
         /// The inputs, oldest first.
         inputs: Vec<RunNo>,
     },
+    /// Of the frozen window of ids.
+    FlushIds,
+    /// Of runs of ids.
+    MergeIds {
+        /// Places of the inputs among them.
+        range: Range<usize>,
+    },
 }
 
 /// See the module.
@@ -158,7 +165,7 @@ pub struct Horizon {
     pub runs: Vec<Arc<Directory>>,
     /// Due indexes of what no run carries, likewise. Read at a start only.
     pub indexes: Vec<Arc<Directory>>,
-    /// Number of the run made last.
+    /// Number of the run made last, of whatever kind.
     pub last_run: RunNo,
     /// The job under way.
     pub job: Option<RunningJob>,

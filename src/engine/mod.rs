@@ -26,6 +26,7 @@ pub mod input;
 pub mod jobs;
 pub mod log;
 pub mod log_clock;
+pub mod lookups;
 pub mod mesh;
 pub mod partition;
 pub mod proposals;
@@ -211,6 +212,7 @@ impl Engine {
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
         (stats.on_disk, stats.log_bytes) = (0, 0);
+        (stats.ids_in_memory, stats.ids_in_runs, stats.waiting_publishes) = (0, 0, 0);
         stats.high_watermarks.clear();
         stats.groups.clear();
         for partition in partitions.values() {
@@ -264,7 +266,7 @@ fn hear(
     match message {
         M::Publish { request, partition, bytes, events, allow_duplicate } => {
             let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
-            own(partitions, partition).publish(step, &slice);
+            own(partitions, partition).publish(step, slice);
         }
         M::Ack { request, partition, acks } => {
             own(partitions, partition).ack(step, from, request, acks);

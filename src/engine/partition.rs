@@ -31,6 +31,7 @@ use super::log::{
     SparseIndex, Tail,
 };
 use super::log_clock::{LogClock, TRUSTED_JUMP_MS};
+use super::lookups::Lookups;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::replica::{self, CommitRule, HardState, Replica};
@@ -102,6 +103,7 @@ pub struct Partition {
     pub(super) wheel: Wheel<Due>,
     pub(super) timers: Wheel<Timer>,
     pub(super) reads: Reads,
+    pub(super) lookups: Lookups,
     pub(super) dirty: BTreeSet<GroupNo>,
     pub(super) members: BTreeMap<MemberKey, GroupNo>,
     pub(super) armed: bool,
@@ -146,6 +148,7 @@ impl Partition {
             wheel: Wheel::new(config.tick_ms, 0),
             timers: Wheel::new(1, 0),
             reads: Reads::default(),
+            lookups: Lookups::default(),
             dirty: BTreeSet::new(),
             members: BTreeMap::new(),
             armed: false,

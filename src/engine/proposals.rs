@@ -63,6 +63,8 @@ pub struct PendingId {
     pub offset: Offset,
     /// Its time, Unix ms.
     pub schedule_ts: u64,
+    /// Published with `allow_duplicate`, so that nobody has looked for older ones.
+    pub weak: bool,
 }
 
 /// Publishes that will make up the next entry.

@@ -43,6 +43,14 @@ pub struct EngineStats {
     pub loaded: u64,
     /// Events that are in runs only, now.
     pub on_disk: u64,
+    /// Reads of runs of ids.
+    pub id_reads: u64,
+    /// Ids remembered in memory, now.
+    pub ids_in_memory: u64,
+    /// Ids in runs, now.
+    pub ids_in_runs: u64,
+    /// Publishes that wait for reads of runs of ids, now.
+    pub waiting_publishes: u64,
     /// Events not due yet, now.
     pub pending: u64,
     /// Events ready or waiting for a later attempt, now, over all groups.
@@ -112,6 +120,10 @@ impl Default for EngineStats {
             checkpoints: 0,
             loaded: 0,
             on_disk: 0,
+            id_reads: 0,
+            ids_in_memory: 0,
+            ids_in_runs: 0,
+            waiting_publishes: 0,
             pending: 0,
             ready: 0,
             in_flight: 0,

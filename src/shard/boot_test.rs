@@ -54,15 +54,19 @@ fn batch(ids: impl Iterator<Item = u32>, schedule_ts: u64) -> Vec<u8> {
     events::PublishBatchRequest { events, allow_duplicate: false }.encode_to_vec()
 }
 
-fn publish(gate: &Gate, message: Vec<u8>) -> Vec<Placed> {
+fn outcomes(gate: &Gate, message: Vec<u8>) -> Vec<EventOutcome> {
     let message = publish::scan(message.into(), true, wall_ms()).expect("a valid message");
     let reply = block_on(gate.call(Request::Publish(message))).expect("answered");
     let Reply::Published { outcomes, .. } = reply else { panic!("{reply:?}") };
+    outcomes
+}
+
+fn publish(gate: &Gate, message: Vec<u8>) -> Vec<Placed> {
     let placed = |outcome| match outcome {
         EventOutcome::Stored(placed) => placed,
         other => panic!("{other:?}"),
     };
-    outcomes.into_iter().map(placed).collect()
+    outcomes(gate, message).into_iter().map(placed).collect()
 }
 
 fn watermarks(shards: &Shards) -> u64 {
@@ -155,6 +159,36 @@ fn what_is_published_survives_a_restart() {
     let shards = start(config(place.path(), 3)).expect("started again");
     assert_eq!(watermarks(&shards), 2000);
     assert_eq!(shards.reports.iter().map(|r| r.events).sum::<u64>(), 2000);
+}
+
+#[test]
+fn ids_that_have_left_the_memory_are_known() {
+    let place = place();
+    let mut config = config(place.path(), 1);
+    config.engine.id_window = 40;
+    let (due, batches) = (wall_ms() + 3_600_000, 40);
+    let batch = |n: u32| batch(n * 50..n * 50 + 50, due);
+    let known = |shards: &Shards, places: &[Placed]| {
+        for (n, places) in (0..batches).zip(places.chunks(50)) {
+            let expected: Vec<_> = places.iter().copied().map(EventOutcome::Duplicate).collect();
+            assert_eq!(outcomes(&shards.gates[0], batch(n)), expected);
+        }
+        let stats = block_on(shards.gates[0].stats()).expect("answered").engine;
+        stats.ids_in_runs > 1_000 && stats.id_reads > 500
+    };
+    // Sooner or later most of them are in runs only: they are known all the time.
+    let known = |shards: &Shards, places: &[Placed]| {
+        assert!((0..1_000).any(|_| known(shards, places)), "most ids leave the memory");
+    };
+    let shards = start(config.clone()).expect("started");
+    let places: Vec<_> = (0..batches).flat_map(|n| publish(&shards.gates[0], batch(n))).collect();
+    known(&shards, &places);
+    assert!(shards.shutdown(Duration::from_secs(20)), "drained");
+
+    // Runs are made anew from the log.
+    let shards = start(config).expect("started again");
+    known(&shards, &places);
+    assert_eq!(watermarks(&shards), u64::from(batches) * 50);
 }
 
 #[test]

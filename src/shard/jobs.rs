@@ -1,7 +1,7 @@
 //! Jobs and runs on the disk of one shard: each job is a task beside the pump.
 //!
 //! ```text
-//! p-00000/00000000000000000007.run   a run
+//! p-00000/00000000000000000007.run   a run, of records, of keys or of ids
 //! ```
 //! A run counts once a checkpoint lists it; others are removed at the next start (`checkpoints`).
 //! A job lets the pump work between any two of its steps. Where the disk is full it waits: what it

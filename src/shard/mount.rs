@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! p-00000/00000000000000000001.seg   a segment of the log, named by the index of its first entry
-//! p-00000/00000000000000000007.run   a part of the due axis (`jobs`)
+//! p-00000/00000000000000000007.run   a part of the due axis, or ids (`jobs`)
 //! p-00000/0…03.checkpoint            what a start goes on from (`checkpoints`)
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```

@@ -38,6 +38,13 @@ pub struct Coverage {
     pub checkpoints: u64,
     pub restores: u64,
     pub condemned: u64,
+    pub id_flushes: u64,
+    pub id_merges: u64,
+    pub id_reads: u64,
+    /// Publishes that waited for reads of ids when the leadership was lost or the process died.
+    pub waiting_dropped: u64,
+    /// Deaths while ids were being written or merged.
+    pub id_jobs_cut: u64,
 }
 
 impl Coverage {
@@ -56,6 +63,8 @@ impl Coverage {
             Effect::CreateSegment { .. } => self.segments += 1,
             Effect::StartJob { job: JobSpec::Flush(_), .. } => self.flushes += 1,
             Effect::StartJob { job: JobSpec::Merge(_), .. } => self.merges += 1,
+            Effect::StartJob { job: JobSpec::FlushIds(_), .. } => self.id_flushes += 1,
+            Effect::StartJob { job: JobSpec::MergeIds(_), .. } => self.id_merges += 1,
             Effect::ReadRun { .. } => self.run_reads += 1,
             Effect::RemoveRun { .. } => self.runs_removed += 1,
             Effect::SaveCheckpoint { .. } => self.checkpoints += 1,
@@ -101,7 +110,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 28] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 33] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -131,6 +140,11 @@ impl Coverage {
             ("checkpoints", &mut self.checkpoints),
             ("restores", &mut self.restores),
             ("condemned", &mut self.condemned),
+            ("id flushes", &mut self.id_flushes),
+            ("id merges", &mut self.id_merges),
+            ("id reads", &mut self.id_reads),
+            ("waiting publishes dropped", &mut self.waiting_dropped),
+            ("id jobs cut", &mut self.id_jobs_cut),
         ]
     }
 }

@@ -67,8 +67,10 @@ impl Jobs {
             JobStep::Pause => {}
             JobStep::Done(outcome) => {
                 self.running.remove(&partition);
-                for run in outcome.run.iter().chain(&outcome.index) {
-                    let file = &self.runs[&(partition, run.head().ids.run)];
+                let records = outcome.run.iter().chain(&outcome.index);
+                let runs = records.map(|run| run.head().ids.run);
+                for run in runs.chain(outcome.ids.as_ref().map(|run| run.ids().run)) {
+                    let file = &self.runs[&(partition, run)];
                     hold!(DiskContract, file.synced, "a run counts once it is durable");
                 }
                 return Some(Input::JobDone { partition, outcome });
@@ -82,6 +84,16 @@ impl Jobs {
         hold!(DiskContract, !file.is_empty(), "run {run} of partition {partition} is gone");
         let end = ((position + len) as usize).min(file.len());
         Bytes::copy_from_slice(&file[position as usize..end])
+    }
+
+    /// Whether a run is one of ids.
+    pub fn is_of_ids(&self, partition: PartitionId, run: RunNo) -> bool {
+        self.runs.get(&(partition, run)).is_some_and(|run| run.bytes.starts_with(b"CDBd"))
+    }
+
+    /// Whether a job over ids is under way.
+    pub fn is_on_ids(&self) -> bool {
+        self.running.values().any(|job| matches!(job, Job::FlushIds(_) | Job::MergeIds(_)))
     }
 
     pub fn remove(&mut self, partition: PartitionId, run: RunNo) {

@@ -168,7 +168,10 @@ fn engine(
     exact_dedup: bool,
 ) -> EngineConfig {
     const DECADES_MS: u64 = 300 * 366 * 86_400_000;
+    // Most seeds write ids out all the time, some never do.
+    let id_window = *Rng::new(seed, Salt::Ids).pick(&[1, 2, 4, 12, 40, 1_000_000]);
     EngineConfig {
+        id_window,
         cluster: seed | 1,
         dedup_key: [seed as u8; 16],
         partitions,

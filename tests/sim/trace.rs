@@ -84,7 +84,8 @@ impl fmt::Display for ShownInput<'_> {
             Input::JobDone { partition, outcome } => {
                 let run = outcome.run.as_ref().map(|run| (run.head().ids.run, run.records()));
                 let index = outcome.index.as_ref().map(|run| (run.head().ids.run, run.records()));
-                write!(f, "JobDone p{partition} {run:?} {index:?} {:?}", outcome.fault)
+                let ids = outcome.ids.as_ref().map(|run| (run.ids().run, run.rows()));
+                write!(f, "JobDone p{partition} {run:?} {index:?} {ids:?} {:?}", outcome.fault)
             }
             Input::Mount { partition, segments, hard_state, checkpoints } => {
                 write!(f, "Mount p{partition} {segments:?} {hard_state:?} {:?}", checkpoints.kept)
@@ -126,6 +127,15 @@ impl fmt::Display for ShownEffect<'_> {
             }
             Effect::SaveCheckpoint { partition, number, bytes } => {
                 write!(f, "SaveCheckpoint p{partition} {number} {:x}", crc(bytes))
+            }
+            Effect::StartJob { partition, job: JobSpec::FlushIds(flush) } => {
+                let (run, offsets) = (flush.run.run, &flush.frozen.offsets);
+                let ids = flush.frozen.window.len();
+                write!(f, "FlushIds p{partition} run {run} {ids} of {offsets:?}")
+            }
+            Effect::StartJob { partition, job: JobSpec::MergeIds(merge) } => {
+                let (runs, run) = (merge.inputs.len(), merge.run.run);
+                write!(f, "MergeIds p{partition} {runs} runs into {run}")
             }
             Effect::Mesh { to, message } => write!(f, "Mesh to {to}: {}", Shown(message)),
             Effect::Reply { to, reply: Reply::Published { outcomes, .. } } => {

@@ -313,6 +313,7 @@ impl World {
             }
             Event::RunRead { partition, read, run, position, len } => {
                 let data = self.jobs.read(partition, run, position, len);
+                self.coverage.id_reads += u64::from(self.jobs.is_of_ids(partition, run));
                 self.tell(partition, Input::ReadDone { partition, read, data });
             }
             Event::Socket(shard, parcel) => self.socket(shard, parcel),
@@ -367,6 +368,10 @@ impl World {
     pub fn crash(&mut self, crash: Crash) {
         self.note(format_args!("{crash:?} crash, {} operations in flight", self.disk.in_flight()));
         self.coverage.crash(crash);
+        self.coverage.id_jobs_cut += u64::from(self.jobs.is_on_ids());
+        let shards = self.node.iter_mut().flat_map(|node| &mut node.shards);
+        let waiting = shards.map(|shard| shard.engine.stats().waiting_publishes);
+        self.coverage.waiting_dropped += waiting.sum::<u64>();
         let now = self.moment();
         self.disk.crash(crash);
         self.jobs.crash(crash, &mut self.crash_rng);

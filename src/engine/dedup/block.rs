@@ -12,7 +12,7 @@
 
 use super::row::{ROW_BYTES, Row, decode_hash, decode_row};
 use super::window::IdHash;
-use crate::base::ids::PartitionId;
+use crate::base::ids::{PartitionId, RunNo};
 use crate::base::size::BLOCK;
 
 /// Bytes of a block.
@@ -33,10 +33,6 @@ const CRC_AT: usize = 60;
 
 const _: () = assert!(BLOCK_ROWS * ROW_BYTES == ITEMS_BYTES, "rows fill a block");
 
-/// Number of a run in its partition; never used again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RunNo(pub u64);
-
 /// Which run a block is of; in every block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunIds {
@@ -44,7 +40,7 @@ pub struct RunIds {
     pub cluster: u64,
     /// Partition.
     pub partition: PartitionId,
-    /// Number of the run.
+    /// Number of the run, which no other run of the partition has or had, of ids or of records.
     pub run: RunNo,
 }
 

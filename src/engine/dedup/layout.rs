@@ -175,9 +175,8 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::RunNo;
     use super::*;
-    use crate::base::ids::PartitionId;
+    use crate::base::ids::{PartitionId, RunNo};
 
     const IDS: RunIds = RunIds { cluster: 1, partition: PartitionId(2), run: RunNo(3) };
 

@@ -13,20 +13,20 @@
 //! TTL is raised later), so it makes no difference whether and when [`Dedup::sweep`] removes it.
 //! What callers owe for that: log time never runs backwards, and the `settled` they pass never goes
 //! from true to false for an event that is past its TTL.
-
 //!
 //! What does not fit in memory goes to **runs**: immutable files, each with the ids of a range of
 //! offsets.
 //!
 //! ```text
-//!            Dedup (in memory)     runs
-//! publish -> [  newest ids  ]  ->  [ run 9 ][ run 8 ][ run 5 ][      run 2       ]    at most 8
+//!            windows (in memory)   runs
+//! publish -> [active][ frozen ] ->  [ run 9 ][ run 8 ][ run 5 ][      run 2       ]   at most 8
 //!                                  in memory: filters and index, 2.7 bytes an id
 //!                                  on disk: the rows, one read of 4 KiB if a filter says maybe
 //!
-//! write:  RunWriter -> RunClosing -> RunDirectory       load:   RunLoad -> RunDirectory
-//! ask:    RunDirectory::probe_all -> (reads) -> find -> resolve
-//! fewer:  plan_merge -> RunMerge -> RunDirectory
+//! ask:    Dedup::unread -> (reads) -> RunDirectory::find -> Findings -> Dedup::get -> resolve
+//! write:  Dedup::freeze -> RunWriter -> RunClosing -> RunDirectory -> Dedup::flushed
+//! fewer:  IdRuns::plan -> RunMerge -> RunDirectory -> Dedup::merged
+//! load:   RunLoad -> RunDirectory
 //! ```
 //!
 //! An id is in several runs if it was published again; [`resolve()`] says who has it. What callers
@@ -39,7 +39,10 @@
 
 mod block;
 mod filter;
+mod findings;
+mod id_runs;
 mod layout;
+mod memory;
 mod merge_plan;
 mod resolve;
 mod row;
@@ -61,8 +64,11 @@ mod run_merge_test;
 #[cfg(test)]
 mod run_test;
 
-pub use block::{BlockFault, RunFault, RunIds, RunNo};
+pub use block::{BlockFault, RunFault, RunIds};
+pub use findings::{Findings, RunLook};
+pub use id_runs::IdRuns;
 pub use layout::{BlockRead, RUN_ROWS_MAX};
+pub use memory::{Dedup, Frozen, Lifetime, Recorded};
 pub use merge_plan::{RUNS_MAX, plan_merge};
 pub use resolve::resolve;
 pub use row::{Claim, Row};
@@ -70,4 +76,4 @@ pub use run_directory::RunDirectory;
 pub use run_load::RunLoad;
 pub use run_merge::{MergeFault, MergeRead, MergeStep, RunMerge};
 pub use run_writer::{RunClosing, RunWriter};
-pub use window::{Dedup, IdHash, Original, Recorded};
+pub use window::{IdHash, Original, Window};

@@ -1,12 +1,16 @@
 //! Who has an id: [`resolve`] against all publishes there ever were, first with all claims at hand,
-//! then with what the window, runs and merges leave of them.
+//! then with what windows, runs and merges leave of them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::run_file::{RunFile, hash, ids, look_up};
-use super::{Claim, Original, Row, plan_merge, resolve};
-use crate::base::ids::{Offset, TopicNo};
+use super::run_file::{RunFile, hash, ids, look_up, piece};
+use super::{Claim, Dedup, Findings, Original, Row, RunDirectory, plan_merge, resolve};
+use crate::base::ids::{Offset, RunNo, TopicNo};
 
 const TTL_MS: u64 = 100;
 const IDS: usize = 4;
@@ -48,7 +52,11 @@ impl Model {
     fn alive(&self, original: &Original) -> bool {
         self.now - original.append_ts <= TTL_MS
             || original.due() > self.now
-            || !self.publishes[original.offset.0 as usize].settled
+            || !self.settled(original)
+    }
+
+    fn settled(&self, original: &Original) -> bool {
+        self.publishes[original.offset.0 as usize].settled
     }
 
     fn of(&self, id: usize) -> impl DoubleEndedIterator<Item = &Publish> {
@@ -97,62 +105,89 @@ impl Model {
 }
 
 /// A partition's claims as a server keeps them.
-#[derive(Default)]
 struct Store {
-    window: Vec<(usize, Claim)>,
-    newest_first: Vec<RunFile>,
-    runs: u64,
-    flushed: u64,
+    dedup: Dedup,
+    files: BTreeMap<RunNo, Vec<u8>>,
+    last_run: u64,
 }
 
 impl Store {
-    fn answer(&self, model: &Model, id: usize) -> Option<Original> {
-        let mut claims: Vec<Claim> =
-            self.window.iter().filter(|claim| claim.0 == id).map(|claim| claim.1).collect();
-        for run in &self.newest_first {
-            let row = look_up(&run.directory, &run.bytes, hash(id as u64)).expect("sound");
-            claims.extend(row.map(|row| row.claim));
-        }
-        resolve(&claims, |original| model.alive(original))
+    fn new() -> Self {
+        Self { dedup: Dedup::new([7; 16], TTL_MS), files: BTreeMap::new(), last_run: 0 }
     }
 
+    fn answer(&self, model: &Model, id: usize) -> Option<Original> {
+        let id = hash(id as u64);
+        let mut findings = Findings::default();
+        loop {
+            let looks = self.dedup.unread(vec![id], &findings);
+            let Some(look) = looks.first() else { break };
+            let run = look.run.ids().run;
+            let bytes = piece(&self.files[&run], look.read);
+            let row = look.run.find(id, look.read, bytes).expect("sound");
+            findings.insert(id, run, row.map(|row| row.claim));
+        }
+        self.dedup.get(id, model.now, &findings, |original| model.settled(original))
+    }
+
+    fn record(&mut self, model: &Model, id: usize, claim: Claim) {
+        let settled = |original: &Original| model.settled(original);
+        self.dedup.record(hash(id as u64), claim.original, claim.weak, settled);
+        self.dedup.sweep(model.now, 1, settled);
+    }
+
+    /// Writes the frozen window, and freezes the active one: so claims lie in both at times.
     fn flush(&mut self, model: &Model) {
-        let end = model.publishes.len() as u64;
-        let rows = std::mem::take(&mut self.window).into_iter();
-        let rows = rows.map(|(id, claim)| Row { hash: hash(id as u64), claim }).collect();
-        let run = self.write(self.flushed..end, rows, model);
-        self.flushed = end;
-        self.newest_first.insert(0, run);
+        if let Some(frozen) = self.dedup.frozen().cloned() {
+            let (mut rows, mut place) = (Vec::new(), 0);
+            while let Some((more, next)) = frozen.window.rows_at(place) {
+                rows.extend(more);
+                place = next;
+            }
+            assert!(rows.is_sorted_by(|a, b| a.hash < b.hash) && rows.len() == frozen.window.len());
+            let run = self.write(frozen.offsets.clone(), rows, model);
+            self.dedup.flushed(Some(run));
+            while self.dedup.is_leaving() {
+                self.dedup.let_go();
+            }
+        }
+        self.dedup.freeze(0, Offset(model.publishes.len() as u64));
         // Eight runs are many here: as if there were four large ones more, so that some are merged.
-        let mut sizes: Vec<u64> = self.newest_first.iter().map(|r| r.directory.rows()).collect();
+        let runs = self.dedup.runs().newest_first();
+        let mut sizes: Vec<u64> = runs.iter().map(|run| run.rows()).collect();
         sizes.extend([1 << 40; 4]);
         if let Some(merged) = plan_merge(&sizes) {
-            self.merge(merged.end.min(self.newest_first.len()), model);
+            self.merge(merged.end.min(sizes.len() - 4), model);
         }
     }
 
     fn merge(&mut self, count: usize, model: &Model) {
         let mut rows = Vec::new();
-        for run in &self.newest_first[..count] {
-            let found = (0..IDS as u64).map(|id| look_up(&run.directory, &run.bytes, hash(id)));
+        let inputs = self.dedup.runs().newest_first()[..count].to_vec();
+        for run in &inputs {
+            let file = &self.files[&run.ids().run];
+            let found = (0..IDS as u64).map(|id| look_up(run, file, hash(id)));
             rows.extend(found.filter_map(|row| row.expect("sound")));
         }
-        let newest = self.newest_first[0].directory.offsets().end.0;
-        let oldest = self.newest_first[count - 1].directory.offsets().start.0;
-        let run = self.write(oldest..newest, rows, model);
-        self.newest_first.splice(..count, [run]);
+        let offsets = inputs[count - 1].offsets().start..inputs[0].offsets().end;
+        let run = self.write(offsets, rows, model);
+        assert_eq!(self.dedup.merged(0..count, Some(run)), inputs);
     }
 
     fn write(
         &mut self,
-        offsets: std::ops::Range<u64>,
+        offsets: Range<Offset>,
         mut rows: Vec<Row>,
         model: &Model,
-    ) -> RunFile {
-        self.runs += 1;
+    ) -> Arc<RunDirectory> {
+        self.last_run += 1;
         rows.retain(|row| model.alive(&row.claim.original));
         rows.sort_by_key(|row| row.hash);
-        RunFile::write(ids(self.runs), offsets, &rows)
+        let run = ids(self.last_run);
+        let RunFile { directory, bytes } =
+            RunFile::write(run, offsets.start.0..offsets.end.0, &rows);
+        self.files.insert(run.run, bytes);
+        Arc::new(directory)
     }
 }
 
@@ -161,13 +196,14 @@ fn live(
     ops: Vec<Op>,
     mut check: impl FnMut(&Model, &Store) -> Result<(), TestCaseError>,
 ) -> Result<(), TestCaseError> {
-    let (mut model, mut store) = (Model::default(), Store::default());
+    let (mut model, mut store) = (Model::default(), Store::new());
     for op in ops {
         match op {
             Op::Publish { id, ahead, weak } => {
                 // As a server decides it: by what it has kept.
                 if weak || store.answer(&model, id).is_none() {
-                    store.window.push((id, model.publish(id, ahead, weak)));
+                    let claim = model.publish(id, ahead, weak);
+                    store.record(&model, id, claim);
                 }
             }
             Op::Settle { offset } => model.settle(offset),

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::RunWriter;
 use super::{BlockRead, Claim, IdHash, Original, Row, RunDirectory, RunFault, RunIds, RunLoad};
-use super::{RunNo, RunWriter};
-use crate::base::ids::{Offset, PartitionId, TopicNo};
+use crate::base::ids::{Offset, PartitionId, RunNo, TopicNo};
 use crate::base::size::BLOCK;
 
 /// Ids of a run with this number.

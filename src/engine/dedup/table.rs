@@ -7,7 +7,9 @@
 //! What must hold: every entry is in the index, at its home slot or behind it with no empty slot
 //! in between; at most three quarters of the slots are taken; no two entries have one hash.
 
+use super::row::{Claim, Row};
 use super::window::{IdHash, Original};
+use crate::base::ids::{Offset, TopicNo};
 
 /// A full table: it is split before it takes another id. Bounds what one insert costs.
 pub(super) const FULL: usize = 2_048;
@@ -18,13 +20,30 @@ const EMPTY: u32 = 0;
 
 const _: () = assert!(FULL < u16::MAX as usize, "an entry's number fits beside its tag");
 
+/// A [`Row`], without the gaps.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     hash: IdHash,
-    original: Original,
+    offset: Offset,
+    schedule_ts: u64,
+    append_ts: u64,
+    topic: TopicNo,
+    weak: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() == 48);
+
+impl Entry {
+    fn new(hash: IdHash, claim: Claim) -> Self {
+        let Claim { original: Original { offset, schedule_ts, append_ts, topic }, weak } = claim;
+        Self { hash, offset, schedule_ts, append_ts, topic, weak }
+    }
+
+    fn claim(&self) -> Claim {
+        let Self { offset, schedule_ts, append_ts, topic, weak, .. } = *self;
+        Claim { original: Original { offset, schedule_ts, append_ts, topic }, weak }
+    }
+}
 
 /// The ids whose hashes begin with the same `depth` bits.
 #[derive(Debug)]
@@ -58,26 +77,34 @@ impl Table {
             + self.slots.capacity() * size_of::<u32>()
     }
 
-    pub(super) fn get(&self, hash: IdHash) -> Option<&Original> {
-        self.find(hash).map(|number| &self.entries[number].original)
+    pub(super) fn get(&self, hash: IdHash) -> Option<Claim> {
+        self.find(hash).map(|number| self.entries[number].claim())
     }
 
-    /// Puts `original` in the place of what an id maps to; the id must be there.
-    pub(super) fn replace(&mut self, hash: IdHash, original: Original) {
+    /// All that is here, in the order of hashes.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let row = |entry: &Entry| Row { hash: entry.hash, claim: entry.claim() };
+        let mut rows: Vec<Row> = self.entries.iter().map(row).collect();
+        rows.sort_unstable_by_key(|row| row.hash);
+        rows
+    }
+
+    /// Puts `claim` in the place of what an id maps to; the id must be there.
+    pub(super) fn replace(&mut self, hash: IdHash, claim: Claim) {
         let number = self.find(hash).expect("only a known id is replaced");
-        self.entries[number].original = original;
-        self.oldest = self.oldest.min(original.append_ts);
+        self.entries[number] = Entry::new(hash, claim);
+        self.oldest = self.oldest.min(claim.original.append_ts);
     }
 
     /// Takes a new id; the table must have room, and not know it.
-    pub(super) fn insert(&mut self, hash: IdHash, original: Original) {
+    pub(super) fn insert(&mut self, hash: IdHash, claim: Claim) {
         assert!(self.entries.len() < FULL, "a full table is split first");
         debug_assert!(self.find(hash).is_none(), "an id has one entry");
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(8.max(self.entries.len() / 4));
         }
-        self.entries.push(Entry { hash, original });
-        self.oldest = self.oldest.min(original.append_ts);
+        self.entries.push(Entry::new(hash, claim));
+        self.oldest = self.oldest.min(claim.original.append_ts);
         if self.entries.len() * 4 > self.slots.len() * 3 {
             self.index();
         } else {
@@ -88,7 +115,7 @@ impl Table {
     /// Removes what `keep` does not want: how many that were.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Original) -> bool) -> usize {
         let before = self.entries.len();
-        self.entries.retain(|entry| keep(&entry.original));
+        self.entries.retain(|entry| keep(&entry.claim().original));
         let removed = before - self.entries.len();
         if removed > 0 {
             if self.entries.len() < self.entries.capacity() / 2 {
@@ -118,7 +145,7 @@ impl Table {
     }
 
     fn oldest_entry(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.original.append_ts).min().unwrap_or(u64::MAX)
+        self.entries.iter().map(|entry| entry.append_ts).min().unwrap_or(u64::MAX)
     }
 
     fn find(&self, hash: IdHash) -> Option<usize> {
@@ -163,15 +190,11 @@ fn place(slots: &mut [u32], hash: IdHash, number: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{Offset, TopicNo};
 
-    fn original(offset: u64) -> Original {
-        Original {
-            offset: Offset(offset),
-            schedule_ts: 0,
-            append_ts: 1_000 + offset,
-            topic: TopicNo(0),
-        }
+    fn claim(offset: u64) -> Claim {
+        let (append_ts, topic) = (1_000 + offset, TopicNo(offset as u32));
+        let original = Original { offset: Offset(offset), schedule_ts: 7, append_ts, topic };
+        Claim { original, weak: offset.is_multiple_of(2) }
     }
 
     #[test]
@@ -180,10 +203,10 @@ mod tests {
         let clash = |n: u64| IdHash { high: n, low: 7 };
         for n in 0..100 {
             assert_eq!(table.get(clash(n)), None);
-            table.insert(clash(n), original(n));
+            table.insert(clash(n), claim(n));
         }
         for n in 0..100 {
-            assert_eq!(table.get(clash(n)), Some(&original(n)));
+            assert_eq!(table.get(clash(n)), Some(claim(n)));
         }
         assert_eq!(table.retain(|original| original.offset.0 % 3 == 0), 66);
         for n in 0..100 {
@@ -199,14 +222,14 @@ mod tests {
             low: n.wrapping_mul(0xd1b5_4a32_d192_ed03),
         };
         for n in 0..FULL as u64 {
-            table.insert(hash(n), original(n));
+            table.insert(hash(n), claim(n));
         }
         let ones = table.split();
         assert_eq!(table.len() + ones.len(), FULL);
         assert_eq!((table.depth, ones.depth), (4, 4));
         for n in 0..FULL as u64 {
             let (here, there) = if hash(n).bit(3) { (&ones, &table) } else { (&table, &ones) };
-            assert_eq!(here.get(hash(n)), Some(&original(n)));
+            assert_eq!(here.get(hash(n)), Some(claim(n)));
             assert_eq!(there.get(hash(n)), None);
         }
         assert_eq!(table.oldest().min(ones.oldest()), 1_000);

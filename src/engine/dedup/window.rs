@@ -1,13 +1,10 @@
-//! The window of ids that are remembered, in memory.
+//! A window: ids in memory, each with one claim.
 //!
 //! A directory, indexed by the leading bits of the hash, leads to tables of at most 2,048 ids. A
 //! full table is split in two by one more bit, so no insert ever moves more than one table's ids
 //! (about 20 us), however many ids there are. At most 64 bytes an id, 58 on the average.
 
-use std::hash::Hasher;
-
-use siphasher::sip128::{Hasher128, SipHasher24};
-
+use super::row::{Claim, Row};
 use super::table::{FULL, Table};
 use crate::base::ids::{Offset, TopicNo};
 
@@ -68,26 +65,9 @@ impl Original {
     }
 }
 
-/// What [`Dedup::record`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recorded {
-    /// The id was not known.
-    New,
-    /// The id names the new event from now on.
-    Replaced,
-    /// The id keeps its first, living mapping.
-    Kept,
-}
-
-/// What one partition remembers of its ids.
+/// Ids with the claims that have them. See the module.
 #[derive(Debug)]
-pub struct Dedup {
-    key: [u8; 16],
-    ttl_ms: u64,
-    /// Whatever was appended before this had passed its TTL when the TTL was last changed, ms.
-    expired_before: u64,
-    /// The latest log time that something may have been removed by, ms.
-    swept_at: u64,
+pub struct Window {
     tables: Vec<Table>,
     /// Table of each combination of the leading `depth` bits.
     directory: Vec<u32>,
@@ -97,15 +77,11 @@ pub struct Dedup {
     sweep_next: usize,
 }
 
-impl Dedup {
-    /// An empty window. `key` is the data directory's; ids live for `ttl_ms` at least.
-    pub fn new(key: [u8; 16], ttl_ms: u64) -> Self {
+impl Window {
+    /// An empty one.
+    pub(super) fn new() -> Self {
         let tables = 1 << DEPTH_MIN;
         Self {
-            key,
-            ttl_ms,
-            expired_before: 0,
-            swept_at: 0,
             tables: (0..tables).map(|_| Table::new(DEPTH_MIN)).collect(),
             directory: (0..tables).collect(),
             depth: DEPTH_MIN,
@@ -114,94 +90,37 @@ impl Dedup {
         }
     }
 
-    /// The data directory's key.
-    pub fn key(&self) -> &[u8; 16] {
-        &self.key
+    /// The claim to an id.
+    pub(super) fn get(&self, hash: IdHash) -> Option<Claim> {
+        self.tables[self.table_of(hash)].get(hash)
     }
 
-    /// The hash of an id: SipHash-2-4-128 over the topic's length (u16, little endian), the topic
-    /// and the id. Ids of different topics never meet.
-    ///
-    /// # Panics
-    /// If the topic is longer than 65,535 bytes.
-    pub fn hash(&self, topic: &str, message_id: &[u8]) -> IdHash {
-        let topic_len = u16::try_from(topic.len()).expect("names have at most 255 bytes");
-        let mut hasher = SipHasher24::new_with_key(&self.key);
-        hasher.write(&topic_len.to_le_bytes());
-        hasher.write(topic.as_bytes());
-        hasher.write(message_id);
-        let hash = hasher.finish128();
-        IdHash { high: hash.h1, low: hash.h2 }
+    /// Puts `claim` in the place of the one to the id, which must be there.
+    pub(super) fn replace(&mut self, hash: IdHash, claim: Claim) {
+        let number = self.table_of(hash);
+        self.tables[number].replace(hash, claim);
     }
 
-    /// The event an id names, if the id is alive at `log_now_ms`.
-    ///
-    /// `log_now_ms` is the log time an event published now would get. `settled` says whether every
-    /// group is done with the event; it is asked only if nothing else keeps the id alive.
-    ///
-    /// # Panics
-    /// If log time ran backwards: `log_now_ms` before that of a `sweep` or `set_ttl`.
-    pub fn get(
-        &self,
-        hash: IdHash,
-        log_now_ms: u64,
-        settled: impl FnOnce(&Original) -> bool,
-    ) -> Option<Original> {
-        self.assert_monotone(log_now_ms);
-        let original = self.tables[self.table_of(hash)].get(hash)?;
-        self.alive(original, log_now_ms, settled).then_some(*original)
-    }
-
-    /// Remembers that `hash` names `original`, which has just been applied.
-    ///
-    /// An event published without `allow_duplicate` was judged new when it was proposed: it takes
-    /// the id over from whatever had it. With `allow_duplicate` a living first mapping stays, and
-    /// only a dead one is replaced. Log time is the event's own `append_ts`.
-    ///
-    /// # Panics
-    /// If log time ran backwards.
-    pub fn record(
-        &mut self,
-        hash: IdHash,
-        original: Original,
-        allow_duplicate: bool,
-        settled: impl FnOnce(&Original) -> bool,
-    ) -> Recorded {
-        self.assert_monotone(original.append_ts);
+    /// Takes an id that is not there.
+    pub(super) fn insert(&mut self, hash: IdHash, claim: Claim) {
         let mut number = self.table_of(hash);
-        if let Some(first) = self.tables[number].get(hash) {
-            if allow_duplicate && self.alive(first, original.append_ts, settled) {
-                return Recorded::Kept;
-            }
-            self.tables[number].replace(hash, original);
-            return Recorded::Replaced;
-        }
         while self.tables[number].len() == FULL {
             self.split(hash);
             number = self.table_of(hash);
         }
-        self.tables[number].insert(hash, original);
+        self.tables[number].insert(hash, claim);
         self.len += 1;
-        Recorded::New
     }
 
-    /// Removes dead ids: looks at about `budget` ids (at most 2,047 more), going on where the last
-    /// sweep stopped, and at none twice. Returns how many were removed.
-    ///
-    /// `log_now_ms` is the log time of the last *applied* entry; one that is only proposed may
-    /// never come.
-    ///
-    /// # Panics
-    /// If log time ran backwards.
-    pub fn sweep(
+    /// Removes ids that `keep` does not want: looks at about `budget` ids (at most 2,047 more),
+    /// going on where the last sweep stopped, and at none twice, nor into tables whose ids were all
+    /// appended at `cut` or later. Returns how many were removed.
+    pub(super) fn sweep(
         &mut self,
-        log_now_ms: u64,
+        cut: u64,
         budget: usize,
-        mut settled: impl FnMut(&Original) -> bool,
+        mut keep: impl FnMut(&Original) -> bool,
     ) -> usize {
-        self.assert_monotone(log_now_ms);
-        self.swept_at = log_now_ms;
-        let cut = self.cut(log_now_ms);
         let (mut looked_at, mut removed) = (0, 0);
         for _ in 0..self.tables.len() {
             if looked_at >= budget {
@@ -213,64 +132,47 @@ impl Dedup {
             looked_at += 1;
             if table.oldest() < cut {
                 looked_at += table.len();
-                removed += table.retain(|original| {
-                    is_alive(original, cut, log_now_ms, |original| settled(original))
-                });
+                removed += table.retain(&mut keep);
             }
         }
         self.len -= removed;
         removed
     }
 
-    /// Changes the TTL, from the log time `log_now_ms` on. What is past the old one by then stays
-    /// so.
-    ///
-    /// # Panics
-    /// If log time ran backwards.
-    pub fn set_ttl(&mut self, ttl_ms: u64, log_now_ms: u64) {
-        self.assert_monotone(log_now_ms);
-        self.expired_before = self.cut(log_now_ms);
-        self.swept_at = log_now_ms;
-        self.ttl_ms = ttl_ms;
-    }
-
-    /// How long an id is remembered at least, ms of log time.
-    pub fn ttl_ms(&self) -> u64 {
-        self.ttl_ms
-    }
-
-    /// Ids remembered, dead ones that no sweep has met included.
+    /// Ids that are here.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no id is remembered.
+    /// Whether there are none.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// The ids of one table, at most 2,048, in the order of their hashes, and the place of the next
+    /// table; `None` behind the last one. From place 0 on all ids come in the order of hashes.
+    #[must_use]
+    pub fn rows_at(&self, place: usize) -> Option<(Vec<Row>, usize)> {
+        let number = *self.directory.get(place)?;
+        let table = &self.tables[number as usize];
+        Some((table.rows(), place + (1 << (self.depth - table.depth))))
+    }
+
+    /// Lets go of the memory of at most `tables` tables of a window that is not needed any more:
+    /// whether nothing is left.
+    pub(super) fn dissolve(&mut self, tables: usize) -> bool {
+        self.len = 0;
+        self.tables.truncate(self.tables.len().saturating_sub(tables));
+        self.tables.is_empty()
+    }
+
     /// Bytes of memory held. Walks the tables: for statistics, not for each event.
+    #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let tables: usize = self.tables.iter().map(Table::memory_bytes).sum();
         size_of::<Self>() + tables + self.directory.capacity() * size_of::<u32>()
-    }
-
-    /// Ids appended before this are past their TTL at `log_now_ms`. Never falls as time goes on.
-    fn cut(&self, log_now_ms: u64) -> u64 {
-        self.expired_before.max(log_now_ms.saturating_sub(self.ttl_ms))
-    }
-
-    fn alive(
-        &self,
-        original: &Original,
-        log_now_ms: u64,
-        settled: impl FnOnce(&Original) -> bool,
-    ) -> bool {
-        is_alive(original, self.cut(log_now_ms), log_now_ms, settled)
-    }
-
-    fn assert_monotone(&self, log_now_ms: u64) {
-        assert!(log_now_ms >= self.swept_at, "log time never runs backwards");
     }
 
     fn table_of(&self, hash: IdHash) -> usize {
@@ -295,13 +197,4 @@ impl Dedup {
         entries[half..].fill(sibling);
         self.tables.push(ones);
     }
-}
-
-fn is_alive(
-    original: &Original,
-    cut: u64,
-    log_now_ms: u64,
-    settled: impl FnOnce(&Original) -> bool,
-) -> bool {
-    original.append_ts >= cut || original.due() > log_now_ms || !settled(original)
 }

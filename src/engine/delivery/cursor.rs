@@ -78,6 +78,13 @@ impl Cursor {
         }
     }
 
+    /// Where it stands, for whoever only wants to know what is settled.
+    #[must_use]
+    pub fn without_failures(&self) -> Self {
+        let (settled, unsettled) = (self.settled.clone(), self.unsettled.clone());
+        Self { frontier: self.frontier, settled, unsettled, failures: BTreeMap::new() }
+    }
+
     /// Size of the sets: what the position costs beside the frontier.
     pub fn size(&self) -> usize {
         self.settled.len() + self.unsettled.len()

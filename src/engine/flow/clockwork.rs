@@ -56,9 +56,10 @@ impl Partition {
         }
     }
 
-    /// Whether no group waits for an offer to be made.
+    /// Whether nothing is to be done as soon as possible.
     pub(in crate::engine) fn is_quiet(&self) -> bool {
-        self.dirty.is_empty() && !self.horizon.is_busy()
+        let ids_rest = !self.lookups.is_ready() && !self.dedup.is_leaving();
+        self.dirty.is_empty() && !self.horizon.is_busy() && ids_rest
     }
 
     /// Whether everything proposed is on the disk and answered.
@@ -67,7 +68,8 @@ impl Partition {
             Phase::Serving => {
                 let tail_idle = self.tail.as_ref().is_none_or(Tail::is_idle);
                 let synced = self.writes.synced >= self.writes.written;
-                tail_idle && self.proposals.is_empty() && self.writes.is_idle() && synced
+                let nobody_waits = self.proposals.is_empty() && self.lookups.is_empty();
+                tail_idle && nobody_waits && self.writes.is_idle() && synced
             }
             Phase::ReadOnly(_) | Phase::Unmounted | Phase::Deposed { .. } => true,
             _ => false,
@@ -95,6 +97,9 @@ impl Partition {
         stats.indexed += self.indexed();
         stats.log_bytes += self.sparse.bytes();
         stats.on_disk += self.horizon.on_disk;
+        stats.ids_in_memory += self.dedup.len() as u64;
+        stats.ids_in_runs += self.dedup.runs().rows();
+        stats.waiting_publishes += self.lookups.len() as u64;
         stats.high_watermarks.push((self.id.0, status.high_watermark.0));
         // The wheel stands still while nothing is due; what was published with its time already
         // past is due by the stamp of its entry.

@@ -168,7 +168,7 @@ impl Partition {
             SCAN_READ => return self.scanned(step, data),
             AXIS_READ => return self.axis_read(step, data),
             CUT_READ => return self.cut_block(step, data),
-            _ if self.block_read(step, read, data) => return,
+            _ if self.block_read(step, read, data) || self.ids_read(step, read, data) => return,
             _ => {}
         }
         let reading = self.reads.out.remove(&read).expect("a read is done once");

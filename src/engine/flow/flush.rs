@@ -29,6 +29,7 @@ impl Partition {
     pub(in crate::engine) fn horizon_on(&mut self, step: &mut Step<'_>) {
         self.drop_some();
         self.load_wanted(step);
+        self.ids_on(step);
         self.checkpoint_on(step);
         self.start_job(step);
     }
@@ -97,7 +98,7 @@ impl Partition {
         self.horizon.unflushed_bytes + self.horizon.flushing_bytes
     }
 
-    fn begin_job(&mut self, step: &mut Step<'_>, job: JobSpec) {
+    pub(super) fn begin_job(&mut self, step: &mut Step<'_>, job: JobSpec) {
         *step.jobs += 1;
         step.stats.jobs += 1;
         step.effects.push(Effect::StartJob { partition: self.id, job });
@@ -138,6 +139,8 @@ impl Partition {
                 self.horizon.retired.extend(inputs);
                 self.remove_retired(step);
             }
+            RunningJob::FlushIds => self.dedup.flushed(outcome.ids),
+            RunningJob::MergeIds { range } => self.ids_merged(step, range, outcome.ids),
         }
         self.checkpoints.wanted = true;
     }

@@ -10,7 +10,11 @@ pub mod commit;
 pub mod fetch;
 pub mod fire;
 pub mod flush;
+pub mod flush_ids;
 pub mod load;
+pub mod look_up;
+#[cfg(test)]
+mod look_up_test;
 pub mod publish;
 pub mod query;
 pub mod recover;

@@ -13,7 +13,7 @@ use crate::base::config::FsyncMode;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, ShardId, TopicNo};
 use crate::base::{limits, route};
-use crate::engine::dedup::IdHash;
+use crate::engine::dedup::{Findings, IdHash, Original};
 use crate::engine::front::{Front, Open};
 use crate::engine::log::{NewRecord, PublishBuilder};
 use crate::engine::log_clock::LogClock;
@@ -137,6 +137,7 @@ impl Front {
 // ------------------------------------------------------------------------------- owner half
 
 /// A slice of a publish message, at its partition.
+#[derive(Debug)]
 pub(in crate::engine) struct Slice {
     pub(in crate::engine) shard: ShardId,
     pub(in crate::engine) request: u64,
@@ -155,10 +156,31 @@ struct Decisions {
 }
 
 impl Partition {
+    /// A slice comes in: it is decided at once, unless runs must be asked for its ids first, or
+    /// others wait before it.
+    pub(in crate::engine) fn publish(&mut self, step: &mut Step<'_>, slice: Slice) {
+        let hash = |span: &EventSpan| self.dedup.hash(topic_of(&slice, span), id_of(&slice, span));
+        let hashes: Vec<IdHash> = slice.events.iter().map(hash).collect();
+        let findings = Findings::default();
+        if self.is_serving() {
+            let looks = self.looks(&slice, &hashes, &findings);
+            if !looks.is_empty() || !self.lookups.is_empty() {
+                return self.park_slice(step, slice, hashes, looks);
+            }
+        }
+        self.decide(step, &slice, &hashes, &findings);
+    }
+
     /// Decides on each event of a slice and adds the new ones to the open entry. The answer leaves
     /// when that entry is applied; a slice of mere duplicates is answered as soon as the last of
     /// its originals is committed.
-    pub(in crate::engine) fn publish(&mut self, step: &mut Step<'_>, slice: &Slice) {
+    pub(super) fn decide(
+        &mut self,
+        step: &mut Step<'_>,
+        slice: &Slice,
+        hashes: &[IdHash],
+        findings: &Findings,
+    ) {
         if let Err(error) = self.admit(step, slice) {
             step.stats.refused += slice.events.len() as u64;
             let failed = EventOutcome::Failed(Box::new(error));
@@ -172,8 +194,13 @@ impl Partition {
             stored: 0,
             durable: false,
         };
-        for span in &slice.events {
-            self.take(step, slice, span, &mut decisions);
+        for (span, hash) in slice.events.iter().zip(hashes) {
+            let known = if slice.allow_duplicate {
+                None
+            } else {
+                self.original(*hash, findings, &mut decisions)
+            };
+            self.take(step, slice, (span, *hash), known, &mut decisions);
         }
         let Decisions { outcomes, waits_for, stored, durable } = decisions;
         step.stats.published += stored;
@@ -221,6 +248,7 @@ impl Partition {
             * u64::from(step.config.shards);
         let full = open + adds > entry_limit
             || open + queued + adds > limits::OPEN_ENTRY_BYTES
+            || self.dedup.is_full(step.config.id_window)
             || self.indexed() + slice.events.len() as u64 > index_share.max(1);
         if full { Err(ApiError::at_capacity(self.id)) } else { Ok(()) }
     }
@@ -229,22 +257,18 @@ impl Partition {
         &mut self,
         step: &mut Step<'_>,
         slice: &Slice,
-        span: &EventSpan,
+        (span, hash): (&EventSpan, IdHash),
+        known: Option<(Offset, u64)>,
         decisions: &mut Decisions,
     ) {
         let message = &slice.bytes[..];
-        let topic_name =
-            std::str::from_utf8(span.topic.of(message)).expect("checked by the scanner");
-        let id = span.message_id.of(message);
-        let hash = self.dedup.hash(topic_name, id);
-        let known = if slice.allow_duplicate { None } else { self.original(hash, decisions) };
         if let Some((offset, schedule_ts)) = known {
             step.stats.duplicates += 1;
             let placed = Placed { partition: self.id, offset, schedule_ts };
             decisions.outcomes.push(EventOutcome::Duplicate(placed));
             return;
         }
-        let topic = match self.topic_number(topic_name) {
+        let topic = match self.topic_number(topic_of(slice, span)) {
             Ok(topic) => topic,
             Err(error) => {
                 decisions.outcomes.push(EventOutcome::Failed(Box::new(error)));
@@ -260,7 +284,7 @@ impl Partition {
         open.min_schedule_ts = open.min_schedule_ts.min(schedule_ts);
         let payload = span.payload.of(message);
         open.builder.push(NewRecord {
-            message_id: id,
+            message_id: id_of(slice, span),
             meta: span.meta.of(message),
             payload,
             topic,
@@ -270,7 +294,8 @@ impl Partition {
         });
         self.proposals.next_offset = offset.plus(1);
         // The first mapping stays: an allowed duplicate never becomes the original of another.
-        self.proposals.ids.entry(hash).or_insert(PendingId { offset, schedule_ts });
+        let pending = PendingId { offset, schedule_ts, weak: slice.allow_duplicate };
+        self.proposals.ids.entry(hash).or_insert(pending);
         let placed = Placed { partition: self.id, offset, schedule_ts };
         decisions.outcomes.push(EventOutcome::Stored(placed));
         decisions.stored += 1;
@@ -278,10 +303,15 @@ impl Partition {
     }
 
     /// The first event with this id: one on its way to the log, or one in it.
-    fn original(&self, hash: IdHash, decisions: &mut Decisions) -> Option<(Offset, u64)> {
-        if let Some(original) =
-            self.dedup.get(hash, self.clock.expiry_time(), |original| self.is_settled(original))
-        {
+    fn original(
+        &self,
+        hash: IdHash,
+        findings: &Findings,
+        decisions: &mut Decisions,
+    ) -> Option<(Offset, u64)> {
+        let settled = |original: &Original| self.is_settled(original);
+        let known = self.dedup.get(hash, self.clock.expiry_time(), findings, settled);
+        if let Some(original) = known {
             return Some((original.offset, original.schedule_ts));
         }
         let pending = self.proposals.ids.get(&hash)?;
@@ -321,6 +351,14 @@ fn open_publishes<'a>(
         min_schedule_ts: u64::MAX,
         waiters: Vec::new(),
     })
+}
+
+fn topic_of<'a>(slice: &'a Slice, span: &EventSpan) -> &'a str {
+    std::str::from_utf8(span.topic.of(&slice.bytes)).expect("checked by the scanner")
+}
+
+fn id_of<'a>(slice: &'a Slice, span: &EventSpan) -> &'a [u8] {
+    span.message_id.of(&slice.bytes)
 }
 
 /// Bytes an event takes in an entry's body, at most.

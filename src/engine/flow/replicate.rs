@@ -75,6 +75,7 @@ impl Partition {
             let (shard, message) = waiter.failed(self.id, &error);
             step.send(shard, message);
         }
+        self.drop_look_ups(step, &error);
         self.drop_members(step, &error);
         self.armed = false;
         for group in &mut self.groups {

@@ -10,15 +10,18 @@
 //! leaves files that nothing refers to; the log and the runs that it reads do not change under it.
 
 pub mod flush;
+pub mod ids;
 pub mod merge;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::dedup::RunDirectory;
 use super::runs::Directory;
 use crate::base::ids::{Index, RunNo};
 use flush::{Flush, FlushSpec};
+use ids::{IdFlush, IdFlushSpec, IdMerge, IdMergeSpec};
 use merge::{MergeJob, MergeSpec};
 
 /// What is to be done.
@@ -28,6 +31,10 @@ pub enum JobSpec {
     Flush(FlushSpec),
     /// Make one run of several.
     Merge(MergeSpec),
+    /// Make a run of ids of a window.
+    FlushIds(IdFlushSpec),
+    /// Make one run of ids of several.
+    MergeIds(IdMergeSpec),
 }
 
 /// What a job asks of its driver.
@@ -78,6 +85,9 @@ pub struct JobOutcome {
     pub run: Option<Arc<Directory>>,
     /// The due index that a flush made beside it; `None` if there was nothing to put into it.
     pub index: Option<Arc<Directory>>,
+    /// The run of ids that was made; `None` if none was to be made, or there was nothing to put into
+    /// it.
+    pub ids: Option<Arc<RunDirectory>>,
     /// What could not be read, for people: nothing was made.
     pub fault: Option<String>,
 }
@@ -89,6 +99,10 @@ pub enum Job {
     Flush(Box<Flush>),
     /// See [`MergeJob`].
     Merge(Box<MergeJob>),
+    /// See [`IdFlush`].
+    FlushIds(Box<IdFlush>),
+    /// See [`IdMerge`].
+    MergeIds(Box<IdMerge>),
 }
 
 impl Job {
@@ -98,6 +112,8 @@ impl Job {
         match spec {
             JobSpec::Flush(spec) => Self::Flush(Box::new(Flush::new(spec))),
             JobSpec::Merge(spec) => Self::Merge(Box::new(MergeJob::new(spec))),
+            JobSpec::FlushIds(spec) => Self::FlushIds(Box::new(IdFlush::new(spec))),
+            JobSpec::MergeIds(spec) => Self::MergeIds(Box::new(IdMerge::new(spec))),
         }
     }
 
@@ -106,6 +122,8 @@ impl Job {
         match self {
             Self::Flush(flush) => flush.go_on(),
             Self::Merge(merge) => merge.go_on(),
+            Self::FlushIds(flush) => flush.go_on(),
+            Self::MergeIds(merge) => merge.go_on(),
         }
     }
 
@@ -114,6 +132,8 @@ impl Job {
         match self {
             Self::Flush(flush) => flush.feed(bytes),
             Self::Merge(merge) => merge.feed(bytes),
+            Self::FlushIds(_) => unreachable!("a window is in memory"),
+            Self::MergeIds(merge) => merge.feed(bytes),
         }
     }
 }
