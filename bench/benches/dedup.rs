@@ -7,7 +7,7 @@
 use std::hint::black_box;
 
 use chronosdb::base::ids::{Offset, TopicNo};
-use chronosdb::engine::dedup::{Dedup, Original};
+use chronosdb::engine::dedup::{Dedup, Findings, Original};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const IDS: u64 = 1_000_000;
@@ -45,13 +45,13 @@ fn look_ups(c: &mut Criterion) {
         });
     });
     for (name, first) in [("get a new id of 1 M", 2 * IDS), ("get a known id of 1 M", 0)] {
-        let mut next = 0;
+        let (mut next, findings) = (0, Findings::default());
         group.bench_function(name, |b| {
             b.iter(|| {
                 for _ in 0..BATCH {
                     next = (next + 7_919) % IDS;
                     let hash = dedup.hash("orders", &id(first + next));
-                    black_box(dedup.get(hash, NOW_MS, |_| true));
+                    black_box(dedup.get(hash, NOW_MS, &findings, |_| true));
                 }
             });
         });

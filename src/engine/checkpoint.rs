@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::dedup::{self, IdRuns, RunDirectory, RunLoad};
 use super::log::{Body, Content, Ids, Place, SegmentFile, SegmentNotes, Spot};
 use super::runs::{Directory, Extent, Footer, RunIds, RunKind};
 use crate::base::ids::{Index, Offset, RunNo, Term};
@@ -46,7 +47,7 @@ pub struct Checkpoint {
     pub applied_end: Offset,
     /// The due axis of all records before this is in runs.
     pub flushed: Offset,
-    /// Where reading the log goes on: an entry at or before `flushed`.
+    /// Where reading the log goes on: an entry at or before `flushed` and `ids_end`.
     pub resume: Spot,
     /// Number of the run begun last.
     pub last_run: RunNo,
@@ -54,6 +55,10 @@ pub struct Checkpoint {
     pub carried: Vec<RunNo>,
     /// Due indexes, oldest first.
     pub indexes: Vec<RunNo>,
+    /// The ids of all records before this are in runs of ids.
+    pub ids_end: Offset,
+    /// Runs of ids, newest first.
+    pub id_runs: Vec<RunNo>,
     /// The sparse index before `resume`.
     pub notes: Vec<SegmentNotes>,
     /// The applied state, in parts.
@@ -69,6 +74,8 @@ pub struct Restored {
     pub carried: Vec<Arc<Directory>>,
     /// Directories of its due indexes.
     pub indexes: Vec<Arc<Directory>>,
+    /// Its runs of ids.
+    pub ids: IdRuns,
 }
 
 /// The checkpoints that a start has found.
@@ -80,13 +87,21 @@ pub struct Found {
     pub kept: Vec<(u64, Vec<RunNo>)>,
 }
 
+/// The files of runs, before a start.
+pub trait RunFiles {
+    /// Bytes of a run's file; `None` if there is none.
+    fn len(&self, run: RunNo) -> Option<u64>;
+    /// `len` bytes of it from `position` on; `None` if they are not there.
+    fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes>;
+}
+
 /// Chooses the newest checkpoint whose log and runs are there. `files`: number and bytes of each.
-/// `open` reads a run's directory. `refuse` hears of those that are not used, and why.
+/// `refuse` hears of those that are not used, and why.
 pub fn choose(
     mut files: Vec<(u64, Bytes)>,
     ids: Ids,
     segments: &[SegmentFile],
-    mut open: impl FnMut(RunNo) -> Option<Arc<Directory>>,
+    runs_of: &impl RunFiles,
     mut refuse: impl FnMut(u64, CheckpointFault),
 ) -> Found {
     files.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
@@ -94,14 +109,17 @@ pub fn choose(
     for (number, bytes) in files {
         let read = Checkpoint::decode(&bytes, ids).and_then(|checkpoint| {
             checkpoint.check_segments(segments)?;
-            let mut all = |runs: &[RunNo], kind| {
+            let all = |runs: &[RunNo], kind| {
                 let of_kind = |run: &Arc<Directory>| run.head().kind == kind;
-                let opened = runs.iter().map(|run| open(*run).filter(of_kind));
+                let opened = runs.iter().map(|run| open_run(ids, *run, runs_of).filter(of_kind));
                 opened.collect::<Option<Vec<_>>>().ok_or(CheckpointFault::Run)
             };
             let carried = all(&checkpoint.carried, RunKind::Carried)?;
             let indexes = all(&checkpoint.indexes, RunKind::Index)?;
-            Ok(Restored { checkpoint, carried, indexes })
+            let id_runs = checkpoint.id_runs.iter().map(|run| open_ids(ids, *run, runs_of));
+            let id_runs = id_runs.collect::<Option<Vec<_>>>().ok_or(CheckpointFault::Run)?;
+            let ids = IdRuns::new(id_runs, checkpoint.ids_end).ok_or(CheckpointFault::Run)?;
+            Ok(Restored { checkpoint, carried, indexes, ids })
         });
         match read {
             Ok(restored) if restored.checkpoint.number == number => {
@@ -115,17 +133,24 @@ pub fn choose(
     found
 }
 
-/// Reads the directory of a run, `len` bytes long; `None` if it is damaged.
-pub fn open_run(
-    ids: Ids,
-    run: RunNo,
-    len: u64,
-    mut read: impl FnMut(Extent) -> Option<Bytes>,
-) -> Option<Arc<Directory>> {
+/// Reads the directory of a run; `None` if it is damaged.
+fn open_run(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Arc<Directory>> {
+    let read = |extent: Extent| files.read(run, extent.position, extent.len);
     let ids = RunIds { cluster: ids.cluster, partition: ids.partition, run };
+    let len = files.len(run)?;
     let footer = Footer::decode(&read(Footer::extent(len)?)?, &ids, len).ok()?;
     let directory = Directory::decode(&read(footer.directory)?, &footer).ok()?;
     Some(Arc::new(directory))
+}
+
+/// Reads the directory and the filters of a run of ids; `None` if it is damaged.
+fn open_ids(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Arc<RunDirectory>> {
+    let ids = dedup::RunIds { cluster: ids.cluster, partition: ids.partition, run };
+    let mut load = RunLoad::new(ids, files.len(run)?).ok()?;
+    while let Some(read) = load.next_read() {
+        load.feed(&files.read(run, read.position, read.len)?).ok()?;
+    }
+    Some(Arc::new(load.finish()))
 }
 
 /// Why a checkpoint is not used, for people.
@@ -161,7 +186,7 @@ impl std::fmt::Display for CheckpointFault {
 impl Checkpoint {
     /// All runs that it speaks of.
     pub fn runs(&self) -> impl Iterator<Item = RunNo> + '_ {
-        self.carried.iter().chain(&self.indexes).copied()
+        self.carried.iter().chain(&self.indexes).chain(&self.id_runs).copied()
     }
 
     /// Whether these files can be the log that it was made of.
@@ -194,6 +219,8 @@ impl Checkpoint {
             self.last_run.0,
             self.carried.len() as u64,
             self.indexes.len() as u64,
+            self.ids_end.0,
+            self.id_runs.len() as u64,
             self.notes.len() as u64,
             self.state.len() as u64,
         ];
@@ -267,10 +294,12 @@ impl Numbers<'_> {
         let resume = Spot { place, index: Index(self.next()?) };
         let last_run = RunNo(self.next()?);
         let (carried, indexes) = (self.next()?, self.next()?);
+        let (ids_end, id_runs) = (Offset(self.next()?), self.next()?);
         let (segments, parts) = (self.next()?, self.next()?);
-        let mut runs = |count| (0..count).map(|_| self.next().map(RunNo)).collect();
-        let (carried, indexes): (Result<Vec<RunNo>, _>, _) = (runs(carried), runs(indexes));
-        let (carried, indexes) = (carried?, indexes?);
+        let mut runs = |count: u64| -> Result<Vec<RunNo>, CheckpointFault> {
+            (0..count).map(|_| self.next().map(RunNo)).collect()
+        };
+        let (carried, indexes, id_runs) = (runs(carried)?, runs(indexes)?, runs(id_runs)?);
         let mut notes = Vec::new();
         for _ in 0..segments {
             notes.push(
@@ -278,12 +307,12 @@ impl Numbers<'_> {
             );
         }
         let state: Vec<Body> = (0..parts).map(|_| self.body()).collect::<Result<_, _>>()?;
-        let sound = flushed <= applied_end
+        let sound = flushed.max(ids_end) <= applied_end
             && resume.index <= last.0
             && place.segment <= resume.index
             && notes.is_sorted_by(|a, b| a.first < b.first)
             && notes.last().is_none_or(|last| last.first <= place.segment)
-            && carried.iter().chain(&indexes).all(|run| *run <= last_run)
+            && carried.iter().chain(&indexes).chain(&id_runs).all(|run| *run <= last_run)
             && self.at == self.bytes.len();
         if !sound {
             return Err(CheckpointFault::Field);
@@ -299,6 +328,8 @@ impl Numbers<'_> {
             last_run,
             carried,
             indexes,
+            ids_end,
+            id_runs,
             notes,
             state,
         })

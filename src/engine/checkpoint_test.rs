@@ -49,6 +49,8 @@ fn checkpoint() -> Checkpoint {
         last_run: RunNo(7),
         carried: vec![RunNo(1), RunNo(5)],
         indexes: vec![RunNo(2)],
+        ids_end: Offset(30),
+        id_runs: vec![RunNo(6)],
         notes: notes(),
         state: state.finish(),
     }
@@ -63,7 +65,7 @@ fn what_is_written_is_read_again() {
     let made = checkpoint();
     let read = Checkpoint::decode(&made.encode().into(), IDS).expect("it is whole");
     assert!(same(&made, &read));
-    assert_eq!(read.runs().map(|run| run.0).collect::<Vec<_>>(), [1, 5, 2]);
+    assert_eq!(read.runs().map(|run| run.0).collect::<Vec<_>>(), [1, 5, 2, 6]);
 }
 
 #[test]
@@ -92,7 +94,8 @@ fn no_flipped_bit_and_no_cut_is_taken_for_a_checkpoint() {
 
 #[test]
 fn numbers_that_cannot_be_are_refused() {
-    let lies: [fn(&mut Checkpoint); 5] = [
+    let lies: [fn(&mut Checkpoint); 6] = [
+        |c| c.ids_end = Offset(43),
         |c| c.flushed = Offset(43),
         |c| c.resume.index = Index(21),
         |c| c.last_run = RunNo(4),
@@ -107,14 +110,28 @@ fn numbers_that_cannot_be_are_refused() {
     }
 }
 
+struct NoRuns;
+
+impl RunFiles for NoRuns {
+    fn len(&self, _: RunNo) -> Option<u64> {
+        None
+    }
+
+    fn read(&self, _: RunNo, _: u64, _: u64) -> Option<Bytes> {
+        None
+    }
+}
+
 #[test]
 fn the_newest_one_whose_log_and_runs_are_there_is_chosen() {
     let segments = [1, 11, 30].map(|first| SegmentFile { first: Index(first), len: 1 << 20 });
     let old = checkpoint();
-    let new = Checkpoint { number: 10, carried: Vec::new(), indexes: Vec::new(), ..checkpoint() };
+    let none = || Vec::new();
+    let (carried, indexes, id_runs) = (none(), none(), none());
+    let new = Checkpoint { number: 10, carried, indexes, id_runs, ..checkpoint() };
     let files = || vec![(9, old.encode().into()), (10, new.encode().into())];
     let mut refused = Vec::new();
-    let found = choose(files(), IDS, &segments, |_| None, |n, why| refused.push((n, why)));
+    let found = choose(files(), IDS, &segments, &NoRuns, |n, why| refused.push((n, why)));
     assert_eq!(refused, [(9, CheckpointFault::Run)]);
     assert_eq!(found.kept, [(10, vec![])]);
     assert_eq!(found.restored.expect("the newest").checkpoint.number, 10);
@@ -123,19 +140,13 @@ fn the_newest_one_whose_log_and_runs_are_there_is_chosen() {
     for gone in [0, 1] {
         let mut fewer = segments.to_vec();
         fewer.remove(gone);
-        let found = choose(
-            files(),
-            IDS,
-            &fewer,
-            |_| None,
-            |_, why| {
-                assert_eq!(why, CheckpointFault::Segments);
-            },
-        );
+        let found = choose(files(), IDS, &fewer, &NoRuns, |_, why| {
+            assert_eq!(why, CheckpointFault::Segments);
+        });
         assert!(found.restored.is_none() && found.kept.is_empty());
     }
     let renamed = vec![(11, new.encode().into())];
-    assert!(choose(renamed, IDS, &segments, |_| None, |_, _| {}).restored.is_none());
+    assert!(choose(renamed, IDS, &segments, &NoRuns, |_, _| {}).restored.is_none());
 }
 
 #[test]

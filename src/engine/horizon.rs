@@ -173,6 +173,8 @@ pub struct Horizon {
     pub flushed: Offset,
     /// Everything before this is in carried runs or due indexes.
     pub on_runs: Offset,
+    /// The ids of everything before this should be in runs, too.
+    pub ids_wanted: Offset,
     /// Bytes of the log behind it, about.
     pub unflushed_bytes: u64,
     /// Bytes of the log that the flush under way carries, about.
@@ -211,6 +213,7 @@ impl Horizon {
             job: None,
             flushed: Offset(0),
             on_runs: Offset(0),
+            ids_wanted: Offset(0),
             unflushed_bytes: 0,
             flushing_bytes: 0,
             armed_to: 0,

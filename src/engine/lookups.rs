@@ -150,11 +150,11 @@ impl Lookups {
         self.retired.extend(runs);
     }
 
-    /// Retired runs whose last read is done: their files may go.
-    pub fn unused(&mut self) -> Vec<RunNo> {
+    /// Retired runs whose last read is done, and that nobody else needs: their files may go.
+    pub fn unused(&mut self, needed: impl Fn(RunNo) -> bool) -> Vec<RunNo> {
         let read: Vec<RunNo> = self.out.values().map(|look| look.run.ids().run).collect();
         let asked = |run: &RunNo| self.asked.iter().any(|(_, look)| look.run.ids().run == *run);
-        let used = |run: &RunNo| read.contains(run) || asked(run);
+        let used = |run: &RunNo| read.contains(run) || asked(run) || needed(*run);
         let (kept, unused) = self.retired.iter().partition(|run| used(run));
         self.retired = kept;
         unused

@@ -186,8 +186,8 @@ impl Engine {
         self.front.has_room() && !self.draining
     }
 
-    /// By how much jobs are behind: bytes of the logs that are not flushed, as a percentage of those
-    /// at which every partition would begin a flush.
+    /// By how much jobs are behind: bytes of the logs that are not flushed, in percent of those at
+    /// which every partition would begin a flush.
     pub fn jobs_behind(&self) -> u64 {
         let bytes: u64 = self.partitions.values().map(Partition::unflushed).sum();
         let at = flow::flush::flush_at(&self.config) * self.partitions.len().max(1) as u64;

@@ -25,9 +25,8 @@ use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
 use super::jobs::{parse_run_name, run_path};
 use crate::base::ids::{PartitionId, RunNo};
-use crate::engine::checkpoint::{self, Found};
+use crate::engine::checkpoint::{self, Found, RunFiles};
 use crate::engine::log::Ids;
-use crate::engine::runs::Directory;
 use crate::engine::{Input, SegmentFile};
 
 const UNFINISHED: &str = ".new";
@@ -55,7 +54,7 @@ pub(super) fn find(
         let (partition, text) = (ids.partition, "a checkpoint is not used: the start takes longer");
         tracing::warn!(%partition, number, %fault, text);
     };
-    let found = checkpoint::choose(files, ids, segments, |run| open(data, ids, run).ok()?, refuse);
+    let found = checkpoint::choose(files, ids, segments, &Runs { data, ids }, refuse);
     let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
     let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();
     let mut gone = list.unfinished;
@@ -115,14 +114,22 @@ fn list(path: &Path) -> io::Result<Listed> {
     Ok(listed)
 }
 
-fn open(data: &Path, ids: Ids, run: RunNo) -> io::Result<Option<std::sync::Arc<Directory>>> {
-    let file = fs::File::open(run_path(data, ids.partition, run))?;
-    let len = file.metadata()?.len();
-    Ok(checkpoint::open_run(ids, run, len, |extent| {
-        let mut bytes = vec![0; usize::try_from(extent.len).ok()?];
-        file.read_exact_at(&mut bytes, extent.position).ok()?;
+struct Runs<'a> {
+    data: &'a Path,
+    ids: Ids,
+}
+
+impl RunFiles for Runs<'_> {
+    fn len(&self, run: RunNo) -> Option<u64> {
+        Some(fs::metadata(run_path(self.data, self.ids.partition, run)).ok()?.len())
+    }
+
+    fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes> {
+        let file = fs::File::open(run_path(self.data, self.ids.partition, run)).ok()?;
+        let mut bytes = vec![0; usize::try_from(len).ok()?];
+        file.read_exact_at(&mut bytes, position).ok()?;
         Some(Bytes::from(bytes))
-    }))
+    }
 }
 
 impl Disk {
@@ -204,6 +211,8 @@ mod tests {
             last_run: RunNo(9),
             carried,
             indexes: Vec::new(),
+            ids_end: Offset(0),
+            id_runs: Vec::new(),
             notes: Vec::new(),
             state: StateBuilder::new(StateHead::default()).finish(),
         };

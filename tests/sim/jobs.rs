@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chronosdb::base::ids::{PartitionId, RunNo};
-use chronosdb::engine::checkpoint::{self, Found};
+use chronosdb::engine::checkpoint::{self, Found, RunFiles};
 use chronosdb::engine::jobs::{Job, JobStep};
 use chronosdb::engine::log::Ids;
 use chronosdb::engine::{Input, SegmentFile};
@@ -32,6 +32,19 @@ pub struct Jobs {
 struct Run {
     bytes: Vec<u8>,
     synced: bool,
+}
+
+struct Runs<'a>(&'a BTreeMap<(PartitionId, RunNo), Run>, PartitionId);
+
+impl RunFiles for Runs<'_> {
+    fn len(&self, run: RunNo) -> Option<u64> {
+        Some(self.0.get(&(self.1, run))?.bytes.len() as u64)
+    }
+
+    fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes> {
+        let bytes = &self.0.get(&(self.1, run))?.bytes;
+        bytes.get(position as usize..(position + len) as usize).map(Bytes::copy_from_slice)
+    }
 }
 
 impl Jobs {
@@ -163,14 +176,8 @@ impl Jobs {
         let files = self.checkpoints.iter().filter(|((partition, _), _)| of(partition));
         let files = files.map(|((_, number), bytes)| (*number, Bytes::copy_from_slice(bytes)));
         let (runs, mut refused) = (&self.runs, 0);
-        let open = |run: RunNo| {
-            let bytes = &runs.get(&(ids.partition, run))?.bytes;
-            checkpoint::open_run(ids, run, bytes.len() as u64, |extent| {
-                let (from, to) = (extent.position as usize, extent.end() as usize);
-                bytes.get(from..to).map(Bytes::copy_from_slice)
-            })
-        };
-        let found = checkpoint::choose(files.collect(), ids, segments, open, |_, _| refused += 1);
+        let runs = Runs(runs, ids.partition);
+        let found = checkpoint::choose(files.collect(), ids, segments, &runs, |_, _| refused += 1);
         self.refused += refused;
         let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
         let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();

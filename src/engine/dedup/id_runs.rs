@@ -12,13 +12,33 @@ use super::run_directory::RunDirectory;
 use crate::base::ids::Offset;
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct IdRuns {
     newest_first: Vec<Arc<RunDirectory>>,
     end: Offset,
 }
 
 impl IdRuns {
+    /// These, newest first, have the ids of all events before `end` that are alive.
+    /// `None` if they do not lie side by side, or reach beyond `end`.
+    #[must_use]
+    pub fn new(newest_first: Vec<Arc<RunDirectory>>, end: Offset) -> Option<Self> {
+        let runs = Self { newest_first, end };
+        runs.are_side_by_side().then_some(runs)
+    }
+
+    /// Whether each lies before the one that is newer, and the newest before the end.
+    fn are_side_by_side(&self) -> bool {
+        let mut end = self.end;
+        self.newest_first.len() <= RUNS_MAX
+            && self.newest_first.iter().all(|run| {
+                let offsets = run.offsets();
+                let before = offsets.end <= end;
+                end = offsets.start;
+                before
+            })
+    }
+
     /// The runs, newest first.
     #[must_use]
     pub fn newest_first(&self) -> &[Arc<RunDirectory>] {

@@ -245,6 +245,15 @@ impl Dedup {
         self.lifetime_at(self.swept_at)
     }
 
+    /// Goes on from runs that an earlier process has written.
+    ///
+    /// # Panics
+    /// If something is remembered already.
+    pub fn restore(&mut self, runs: IdRuns) {
+        assert!(self.is_empty() && self.runs.newest_first().is_empty(), "a start comes first");
+        self.runs = runs;
+    }
+
     // What leaves the memory.
 
     /// The runs.

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::base::ids::{GroupNo, Offset, Position, RunNo};
+use crate::base::ids::{GroupNo, Position, RunNo};
 use crate::base::limits;
 use crate::engine::checkpoint::{Checkpoint, Found, Restored};
 use crate::engine::delivery::{Cursor, DeadLetter, Failures};
@@ -84,8 +84,8 @@ impl Partition {
         // Known bad: what a flush has begun to carry is taken for carried.
         let ahead = cfg!(bug_checkpoint_ahead);
         let flushed = if ahead { self.horizon.flushed } else { self.horizon.on_runs };
-        // Ids are remembered by the log alone.
-        let resume = self.sparse.locate(flushed.min(Offset(0)))?;
+        let ids_end = self.dedup.runs().end();
+        let resume = self.sparse.locate(flushed.min(ids_end))?;
         self.checkpoints.number += 1;
         let numbers = |runs: &[std::sync::Arc<crate::engine::runs::Directory>]| {
             runs.iter().map(|run| run.head().ids.run).collect()
@@ -101,6 +101,8 @@ impl Partition {
             last_run: self.horizon.last_run,
             carried: numbers(&self.horizon.runs),
             indexes: numbers(&self.horizon.indexes),
+            ids_end,
+            id_runs: self.dedup.runs().newest_first().iter().map(|run| run.ids().run).collect(),
             notes: self.sparse.before(resume.place),
             state: self.state(),
         })
@@ -115,6 +117,7 @@ impl Partition {
             step.effects.push(Effect::RemoveCheckpoint { partition: self.id, number });
         }
         self.remove_retired(step);
+        self.remove_unused_ids(step);
     }
 
     /// None of what is on the disk is to be used: checkpoints go, then the runs they list.
@@ -133,7 +136,8 @@ impl Partition {
     pub(super) fn restore(&mut self, found: Found) -> Option<Checkpoint> {
         self.checkpoints.number = found.kept.iter().map(|(number, _)| *number).max().unwrap_or(0);
         self.checkpoints.kept = found.kept.into();
-        let Restored { mut checkpoint, carried, indexes } = *found.restored?;
+        let Restored { mut checkpoint, carried, indexes, ids } = *found.restored?;
+        self.dedup.restore(ids);
         self.restore_state(&std::mem::take(&mut checkpoint.state));
         (self.applied_end, self.applied_ts) = (checkpoint.applied_end, checkpoint.applied_ts);
         self.last_applied = checkpoint.last;
@@ -196,7 +200,9 @@ impl Partition {
                 let topic = self.topics.get_mut(record.topic);
                 topic.axis.insert(position, record.schedule_ts);
             }
-            self.remember_id(header, body.bytes(), &record, offset);
+            if offset >= self.dedup.runs().end() {
+                self.remember_id(header, body.bytes(), &record, offset);
+            }
         }
     }
 }

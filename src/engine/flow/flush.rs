@@ -117,7 +117,7 @@ impl Partition {
         match job {
             RunningJob::Flush { offsets, far } => {
                 self.horizon.on_runs = offsets.end;
-                self.horizon.flushing_bytes = 0;
+                (self.horizon.flushing_bytes, self.horizon.ids_wanted) = (0, offsets.end);
                 self.horizon.indexes.extend(outcome.index);
                 if let Some(run) = outcome.run {
                     self.carried(run, &offsets, far);

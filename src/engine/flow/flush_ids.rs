@@ -28,7 +28,10 @@ impl Partition {
         if self.phase != Phase::Serving {
             return;
         }
-        self.dedup.freeze(step.config.id_window, self.applied_end);
+        // Also behind each flush of the due axis: a start reads the log from where either ends.
+        let behind = self.dedup.runs().end() < self.horizon.ids_wanted;
+        let bound = if behind { 0 } else { step.config.id_window };
+        self.dedup.freeze(bound, self.applied_end);
         if self.horizon.job.is_some() || *step.jobs >= limits::JOBS {
             return;
         }

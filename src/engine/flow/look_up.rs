@@ -69,8 +69,8 @@ impl Partition {
     pub(super) fn ids_read(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) -> bool {
         let Some(look) = self.lookups.read_done(read) else { return false };
         if let Err(fault) = self.lookups.tell(&look, data) {
-            // What it has is in the log as well: the next start makes it anew from there.
-            panic!("partition {}: run {} of ids: {fault:?}", self.id, look.run.ids().run);
+            self.condemn(step, format!("run {} of ids: {fault:?}", look.run.ids().run));
+            return true;
         }
         self.read_ids(step);
         self.remove_unused_ids(step);
@@ -109,7 +109,7 @@ impl Partition {
     /// Removes the files of runs of ids that are not used any more.
     pub(super) fn remove_unused_ids(&mut self, step: &mut Step<'_>) {
         let partition = self.id;
-        for run in self.lookups.unused() {
+        for run in self.lookups.unused(|run| self.checkpoints.lists(run)) {
             step.effects.push(Effect::RemoveRun { partition, run });
         }
     }

@@ -10,6 +10,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::{Caller, Index, PartitionId, RunNo, SessionId, ShardId};
 use crate::base::limits;
 use crate::base::time::Now;
+use crate::engine::checkpoint::Found;
 use crate::engine::dedup::RUNS_MAX;
 use crate::engine::jobs::{Job, JobStep};
 use crate::engine::{Effect, Engine, Input, ReplicaEvent};
@@ -53,7 +54,8 @@ impl Shard {
             answers: Vec::new(),
         };
         let segments = Vec::new();
-        shard.give(Input::Mount { partition: PARTITION, segments, hard_state: None });
+        let (partition, checkpoints) = (PARTITION, Found::default());
+        shard.give(Input::Mount { partition, segments, hard_state: None, checkpoints });
         shard
     }
 

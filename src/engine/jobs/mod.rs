@@ -85,8 +85,7 @@ pub struct JobOutcome {
     pub run: Option<Arc<Directory>>,
     /// The due index that a flush made beside it; `None` if there was nothing to put into it.
     pub index: Option<Arc<Directory>>,
-    /// The run of ids that was made; `None` if none was to be made, or there was nothing to put into
-    /// it.
+    /// The run of ids that was made; `None` if none was wanted, or there was nothing to put in.
     pub ids: Option<Arc<RunDirectory>>,
     /// What could not be read, for people: nothing was made.
     pub fault: Option<String>,

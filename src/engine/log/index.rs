@@ -149,8 +149,7 @@ impl SparseIndex {
         self.last_noted(|note| note.base_offset <= offset)
     }
 
-    /// Offset of the first noted entry that lies `bytes` or more behind `from` in the log; `None` if
-    /// there is none.
+    /// Offset of the first noted entry that lies `bytes` or more behind `from` in the log.
     #[must_use]
     pub fn offset_behind(&self, from: Spot, bytes: u64) -> Option<Offset> {
         let mut before = 0;
