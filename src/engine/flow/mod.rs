@@ -8,6 +8,7 @@ pub mod commit;
 pub mod fetch;
 pub mod fire;
 pub mod flush;
+pub mod give_up;
 pub mod load;
 pub mod publish;
 pub mod query;
