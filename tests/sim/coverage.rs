@@ -35,6 +35,12 @@ pub struct Coverage {
     pub merges: u64,
     pub run_reads: u64,
     pub runs_removed: u64,
+    pub low_spaces: u64,
+    pub full_disks: u64,
+    pub refused_low: u64,
+    pub settled_low: u64,
+    pub reserves_used: u64,
+    pub jobs_given_up: u64,
 }
 
 impl Coverage {
@@ -44,6 +50,7 @@ impl Coverage {
             Input::ReadDone { .. } => self.reads += 1,
             Input::Synced { .. } => self.syncs += 1,
             Input::Mesh { .. } => self.mesh_messages += 1,
+            Input::JobGivenUp { .. } => self.jobs_given_up += 1,
             _ => {}
         }
     }
@@ -67,7 +74,10 @@ impl Coverage {
                 for outcome in outcomes {
                     match outcome {
                         EventOutcome::Duplicate(_) => self.duplicates += 1,
-                        EventOutcome::Failed(_) => self.refusals += 1,
+                        EventOutcome::Failed(error) => {
+                            self.refusals += 1;
+                            self.refused_low += u64::from(error.text.contains("disk is full"));
+                        }
                         EventOutcome::Stored(_) => {}
                     }
                 }
@@ -97,7 +107,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 25] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 31] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -124,6 +134,12 @@ impl Coverage {
             ("merges", &mut self.merges),
             ("run reads", &mut self.run_reads),
             ("runs removed", &mut self.runs_removed),
+            ("low spaces", &mut self.low_spaces),
+            ("full disks", &mut self.full_disks),
+            ("refused low", &mut self.refused_low),
+            ("settled low", &mut self.settled_low),
+            ("reserves used", &mut self.reserves_used),
+            ("jobs given up", &mut self.jobs_given_up),
         ]
     }
 }

@@ -79,7 +79,10 @@ impl World {
         self.coverage.input(&input);
         let mut effects = Vec::new();
         let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
+        let was_low = engine.is_space_low();
         engine.step(self.clock.now(), input, &mut effects);
+        let low = engine.is_space_low();
+        self.coverage.low_spaces += u64::from(low && !was_low);
         for effect in effects {
             if let Some(left) = &mut self.effects_left {
                 if *left == 0 {
@@ -94,6 +97,9 @@ impl World {
             }
             self.note(format_args!("s{shard} > {}", ShownEffect(&effect)));
             self.coverage.effect(&effect);
+            if low {
+                self.count_low(&effect);
+            }
             self.oracle.wanted(shard, &effect, moment);
             self.carry_out(shard, effect);
         }
@@ -184,6 +190,9 @@ impl World {
             self.note(format_args!("a write fails"));
             return self.crash(Crash::Process);
         }
+        if !self.has_space(op) {
+            return;
+        }
         if let Some((partition, input)) = self.disk.complete(op) {
             self.tell(partition, input);
         }
@@ -191,7 +200,11 @@ impl World {
 
     /// A job goes on, at the disk's pace.
     pub fn job(&mut self, partition: PartitionId) {
-        if let Some(input) = self.jobs.advance(partition, &self.disk) {
+        let free = self.free();
+        if let Some(input) = self.jobs.advance(partition, &self.disk, free) {
+            if let Input::JobGivenUp { .. } = &input {
+                self.ran_full(partition);
+            }
             return self.tell(partition, input);
         }
         let delay_us = 1 + self.disk_rng.below(self.profile.disk_max_us / 4);
@@ -344,14 +357,15 @@ impl World {
         if self.profile.rot && calm && self.epoch > 0 {
             self.rot();
         }
-        let mut node = Node::new(&config);
+        self.node = Some(Node::new(&config));
+        self.begin_space();
+        let node = self.node.as_mut().expect("just made");
         for partition in (0..config.partitions).map(PartitionId) {
             let (segments, hard_state) = self.disk.mount(partition);
             let owner = node.owner(partition);
             let mount = Input::Mount { partition, segments, hard_state };
             node.shard(owner).inbox.push_back(mount);
         }
-        self.node = Some(node);
         (0..shards).for_each(|shard| self.plan_turn(ShardId(shard)));
         // A driver may take connections before every partition is there.
         if self.crash_rng.percent(30) {

@@ -14,6 +14,7 @@ pub enum Salt {
     Net = 6,
     Turn = 7,
     Replica = 8,
+    Space = 9,
 }
 
 /// One stream of numbers.
