@@ -62,6 +62,8 @@ pub struct EngineConfig {
     pub flush_bytes: u64,
     /// What is due within this time from now stays in memory, ms.
     pub horizon_ms: u64,
+    /// Free space on the disk below which publishes are refused, bytes.
+    pub disk_reserve_bytes: u64,
     /// Events a shard keeps in its in-memory index before it refuses publishes.
     pub index_events: u64,
     /// Commits are decided outside (`Input::Replica`) and not by the partition alone.
@@ -89,6 +91,7 @@ impl Default for EngineConfig {
             cache_bytes: 256 << 20,
             flush_bytes: limits::FLUSH_BYTES,
             horizon_ms: limits::HORIZON_MS,
+            disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
             index_events: 100_000_000,
             external_commit: false,
         }

@@ -81,6 +81,19 @@ impl ApiError {
         Self::new(ErrorCode::ResourceExhausted, text)
     }
 
+    /// So little of the disk is free that it is kept for what is not a publish.
+    #[must_use]
+    pub fn disk_full(free_bytes: u64, reserve_bytes: u64) -> Self {
+        let [free, reserve, enough] =
+            [free_bytes, reserve_bytes, reserve_bytes.saturating_mul(2)].map(|bytes| bytes >> 20);
+        let text = format!(
+            "the disk is full: {free} MiB are free, below {reserve} MiB publishes are refused; \
+             free space on the node's disk and retry with backoff: it goes on by itself when \
+             {enough} MiB are free"
+        );
+        Self::new(ErrorCode::ResourceExhausted, text)
+    }
+
     /// The leadership under which the request was proposed has ended.
     #[must_use]
     pub fn not_leader() -> Self {

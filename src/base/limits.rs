@@ -48,6 +48,16 @@ pub const REPLAY_COUNT_DEFAULT: u64 = 1_000;
 pub const PARTITIONS_MAX: u16 = 4_096;
 /// Shards of a node.
 pub const SHARDS_MAX: u16 = 256;
+/// Free space below which publishes are refused, bytes, unless another is configured.
+pub const DISK_RESERVE_BYTES: u64 = 64 * MIB as u64;
+/// Least free space that is kept for what is not a publish, bytes.
+pub const DISK_RESERVE_BYTES_MIN: u64 = MIB as u64;
+/// Most of it.
+pub const DISK_RESERVE_BYTES_MAX: u64 = 1024 * 1024 * MIB as u64;
+/// The reserve is at most this part of its file system.
+pub const DISK_RESERVE_SHARE: u64 = 8;
+/// This part of the reserve is a file, so that other writers can't take it.
+pub const DISK_RESERVE_FILE_SHARE: u64 = 8;
 /// Smallest segment file, bytes: the largest entry and the state entry before it fit.
 pub const SEGMENT_BYTES_MIN: u64 = 32 * MIB as u64;
 /// Least bytes of a partition's log between two flushes.
@@ -134,6 +144,8 @@ pub const READ_BYTES: usize = MIB;
 pub const FILL_STEP_MIN: u64 = MIB as u64;
 /// Largest step of zero-filling, bytes.
 pub const FILL_STEP_MAX: u64 = 32 * MIB as u64;
+/// Smallest step of it while the disk is nearly full, bytes.
+pub const FILL_STEP_SCARCE: u64 = 64 * KIB as u64;
 /// A block of a run is closed before it outgrows this, bytes; a larger record has one of its own.
 pub const RUN_BLOCK_BYTES: usize = 64 * KIB;
 /// Largest block of a run, bytes: the largest record, its row and the block's head fit.
@@ -191,7 +203,9 @@ const _: () = assert!(CREDIT_MAX as usize <= GROUP_UNSETTLED, "one member can us
 const _: () = assert!(CREDIT_DEFAULT <= CREDIT_MAX);
 const _: () = assert!(ENTRY_BODY_BYTES as u64 + MIB as u64 <= SEGMENT_BYTES_MIN);
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
-const _: () = assert!(FILL_STEP_MIN <= FILL_STEP_MAX);
+const _: () = assert!(FILL_STEP_SCARCE <= FILL_STEP_MIN && FILL_STEP_MIN <= FILL_STEP_MAX);
+const _: () = assert!(DISK_RESERVE_BYTES_MIN <= DISK_RESERVE_BYTES);
+const _: () = assert!(DISK_RESERVE_BYTES <= DISK_RESERVE_BYTES_MAX);
 const _: () = assert!(RUN_BLOCK_BYTES < RUN_BLOCK_BYTES_MAX && RUN_BLOCK_BYTES <= RUN_READ_BYTES);
 const _: () =
     assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + 8 * KIB < RUN_BLOCK_BYTES_MAX);

@@ -115,6 +115,13 @@ pub struct ServeArgs {
     #[arg(help_heading = "Data")]
     pub allow_buffered_io: Option<Switch>,
 
+    /// Free space on the disk below which publishes are refused, so that acknowledgements go on.
+    /// Publishes go on when twice as much is free. An eighth of it is kept as a file. At most an
+    /// eighth of the file system is taken for it [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "CHRONOS_DISK_RESERVE", hide_env_values = true)]
+    #[arg(help_heading = "Data")]
+    pub disk_reserve: Option<Size>,
+
     /// How long a message_id is remembered to recognise duplicates. A bare number is hours
     /// [default: 168h]
     #[arg(long, value_name = "TIME", env = "CHRONOS_DEDUP_TTL", hide_env_values = true)]
@@ -232,10 +239,10 @@ impl ServeArgs {
         first_of!(self, under, {
             node_id, data_dir, grpc_addr, http_addr, native_addr, insecure, reflection,
             max_connections, max_connections_per_ip, max_accepts_per_second, shards, partitions,
-            segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io, dedup_ttl,
-            retention_max_age_hours, retention_max_size_gb, tick_ms, wheel_size, wheel_memory,
-            horizon, flush_size, ack_timeout, max_retries, retry_backoff, max_credits, log_format,
-            log_level,
+            segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io,
+            disk_reserve, dedup_ttl, retention_max_age_hours, retention_max_size_gb, tick_ms,
+            wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
+            max_credits, log_format, log_level,
         })
     }
 

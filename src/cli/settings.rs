@@ -170,6 +170,12 @@ fn engine(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<EngineConfig, 
             args.max_retries.unwrap_or(default.max_retries).into(),
             0..=limits::RETRIES_MAX.into(),
         )? as u32,
+        disk_reserve_bytes: size_within(
+            "--disk-reserve",
+            args.disk_reserve,
+            default.disk_reserve_bytes,
+            limits::DISK_RESERVE_BYTES_MIN..=limits::DISK_RESERVE_BYTES_MAX,
+        )?,
         retry_backoff_ms,
         retry_backoff_max_ms: default.retry_backoff_max_ms.max(retry_backoff_ms),
         max_credit: within(

@@ -68,6 +68,8 @@ fn every_number_is_taken_at_its_limits_and_refused_beyond() {
         out Size((16 << 20) - 1), Size((1 << 44) + 1));
     limits_of!("--horizon", horizon, low Lasting(100), high Lasting(24 * hour),
         out Lasting(99), Lasting(24 * hour + 1));
+    limits_of!("--disk-reserve", disk_reserve, low Size(1 << 20), high Size(1 << 40),
+        out Size((1 << 20) - 1), Size((1 << 40) + 1));
     limits_of!("--flush-size", flush_size, low Size(1 << 20), high Size(1 << 30),
         out Size((1 << 20) - 1), Size((1 << 30) + 1));
 }

@@ -164,6 +164,9 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("events_published", "Events stored", |s| s.published),
     ("events_duplicate", "Events answered as duplicates", |s| s.duplicates),
     ("admission_rejected", "Events or requests refused at a limit", |s| s.refused),
+    ("disk_full_rejected", "Of those, events refused because the disk is full", |s| {
+        s.refused_disk_full
+    }),
     ("commits", "Writes that made entries durable", |s| s.commits),
     ("commit_bytes", "Bytes of those writes", |s| s.commit_bytes),
     ("events_fired", "Events whose time has come", |s| s.fired),
@@ -178,6 +181,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("jobs", "Flushes and merges of runs begun", |s| s.jobs),
     ("checkpoints", "Checkpoints of partitions saved", |s| s.checkpoints),
     ("dedup_reads", "Reads of runs of ids", |s| s.id_reads),
+    ("jobs_given_up", "Of those, given up because the disk was full", |s| s.jobs_given_up),
     ("loads", "Loads of runs whose events are due soon", |s| s.loads),
     ("events_loaded", "Events loaded from runs", |s| s.loaded),
     // A failed write or sync stops the process: a page that can be read says 0.
@@ -197,6 +201,7 @@ const ENGINE_GAUGES: &[(&str, &str, OfEngine)] = &[
     ("subscriptions", "Open subscriptions and replays", |s| s.subscriptions),
     ("requests_open", "Requests without an answer", |s| s.open_requests),
     ("events_indexed", "Events in the in-memory index", |s| s.indexed),
+    ("disk_space_low", "1 while publishes are refused because the disk is full", |s| s.space_low),
 ];
 
 const DRIVER_TOTALS: &[(&str, &str, OfDriver)] = &[
@@ -226,6 +231,7 @@ const DRIVER_TOTALS: &[(&str, &str, OfDriver)] = &[
 const DRIVER_GAUGES: &[(&str, &str, OfDriver)] = &[
     ("native_connections", "Open native connections", |c| c.connections),
     ("gate_streams", "Open streams of the gRPC bridge", |c| c.gate_streams),
+    ("disk_free_bytes", "Free space on the disk of the data directory", |c| c.disk_free_bytes),
     ("requests_waiting", "Requests that wait for the engine", |c| c.requests_waiting),
 ];
 

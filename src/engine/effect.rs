@@ -64,7 +64,8 @@ pub enum Effect {
         /// The segment's name: the index of its first entry.
         segment: Index,
     },
-    /// Write zeros from `from` to `to`, durably (blocks never written before).
+    /// Write zeros from `from` to `to`, durably (blocks never written before), or as far as there
+    /// is space; answered by `Filled`.
     Fill {
         /// Whose log.
         partition: PartitionId,
@@ -105,7 +106,8 @@ pub enum Effect {
         /// Bytes, a multiple of 4 KiB; the file may end before.
         len: u64,
     },
-    /// Run a job beside everything else; answered by `JobDone`. One at a time per partition.
+    /// Run a job beside everything else; answered by `JobDone` or `JobGivenUp`. One at a time per
+    /// partition.
     StartJob {
         /// Whose.
         partition: PartitionId,

@@ -81,7 +81,18 @@ pub enum Input {
         /// What came of it.
         outcome: JobOutcome,
     },
-    /// The segment is zero-filled up to `end`, durably.
+    /// The partition's job found no space and was given up; what it had written is removed.
+    JobGivenUp {
+        /// Whose job.
+        partition: PartitionId,
+    },
+    /// What the disk below the data directory has free; 0 if an operation has just found none.
+    DiskSpace {
+        /// Bytes that this process may take.
+        free_bytes: u64,
+    },
+    /// The segment is zero-filled up to `end`, durably: as far as was asked for, or less where the
+    /// disk is full.
     Filled {
         /// Whose log.
         partition: PartitionId,

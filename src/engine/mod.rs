@@ -33,6 +33,7 @@ pub mod proposals;
 pub mod reads;
 pub mod replica;
 pub mod runs;
+pub mod space;
 pub mod stats;
 pub mod step;
 pub mod topics;
@@ -56,6 +57,7 @@ pub use flow::replicate::ReplicaStatus;
 use front::Front;
 use mesh::MeshMessage;
 use partition::Partition;
+use space::Space;
 use step::Step;
 
 /// The state of one shard. See the module.
@@ -66,6 +68,7 @@ pub struct Engine {
     partitions: BTreeMap<PartitionId, Partition>,
     front: Front,
     local: VecDeque<MeshMessage>,
+    space: Space,
     stats: EngineStats,
     /// Jobs under way.
     jobs: usize,
@@ -86,6 +89,7 @@ impl Engine {
             .filter(|partition| route::shard_of(*partition, config.shards) == shard);
         let partitions = own.map(|id| (id, Partition::new(id, &config))).collect();
         Self {
+            space: Space::new(config.disk_reserve_bytes),
             config,
             shard,
             partitions,
@@ -100,8 +104,8 @@ impl Engine {
 
     /// Takes one input; what is to be done is appended to `effects`, in order.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
-        let Self { config, shard, partitions, front, local, jobs, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, jobs, stats };
+        let Self { config, shard, partitions, front, local, space, jobs, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, space, jobs, stats };
         let step = &mut step;
         match input {
             Input::Mount { partition, segments, hard_state, checkpoints } => {
@@ -120,11 +124,13 @@ impl Engine {
                 own(partitions, partition).read_done(step, read, &data);
             }
             Input::JobDone { partition, outcome } => {
-                own(partitions, partition).job_done(step, outcome);
+                own(partitions, partition).job_done(step, outcome)
             }
             Input::CheckpointSaved { partition } => {
                 own(partitions, partition).checkpoint_saved(step);
             }
+            Input::JobGivenUp { partition } => own(partitions, partition).job_given_up(step),
+            Input::DiskSpace { free_bytes } => step.space.observed(free_bytes),
             Input::Filled { partition, segment, end } => {
                 own(partitions, partition).filled(step, segment, end);
             }
@@ -164,8 +170,8 @@ impl Engine {
                 self.draining = true;
             }
         }
-        let Self { config, shard, partitions, front, local, jobs, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, jobs, stats };
+        let Self { config, shard, partitions, front, local, space, jobs, stats, .. } = self;
+        let mut step = Step { now, config, shard: *shard, effects, local, space, jobs, stats };
         hear_all(front, partitions, &mut step);
     }
 
@@ -199,6 +205,11 @@ impl Engine {
         own(&mut self.partitions, partition).fill_write(write, buffer);
     }
 
+    /// Whether the disk has so little room that publishes are refused.
+    pub fn is_space_low(&self) -> bool {
+        self.space.is_low()
+    }
+
     /// Whether everything that was asked for is answered and on the disk.
     pub fn is_drained(&self) -> bool {
         let idle = |partition: &Partition| partition.is_idle();
@@ -207,7 +218,8 @@ impl Engine {
 
     /// Counters, with the gauges of now.
     pub fn stats(&mut self) -> &EngineStats {
-        let Self { partitions, front, stats, .. } = self;
+        let Self { partitions, front, stats, space, .. } = self;
+        stats.space_low = u64::from(space.is_low());
         stats.open_requests = front.open_requests() as u64;
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);

@@ -11,6 +11,10 @@ pub struct EngineStats {
     pub duplicates: u64,
     /// Events or requests refused at a limit.
     pub refused: u64,
+    /// Events refused because the disk is full; among those above.
+    pub refused_disk_full: u64,
+    /// 1 while publishes are refused for that, now.
+    pub space_low: u64,
     /// Writes that made entries durable.
     pub commits: u64,
     /// Bytes of those writes.
@@ -35,6 +39,8 @@ pub struct EngineStats {
     pub replayed: u64,
     /// Flushes and merges begun.
     pub jobs: u64,
+    /// Of those, given up because the disk was full.
+    pub jobs_given_up: u64,
     /// Loads of what is due soon out of runs.
     pub loads: u64,
     /// Checkpoints saved.
@@ -104,6 +110,8 @@ impl Default for EngineStats {
             published: 0,
             duplicates: 0,
             refused: 0,
+            refused_disk_full: 0,
+            space_low: 0,
             commits: 0,
             commit_bytes: 0,
             fired: 0,
@@ -116,6 +124,7 @@ impl Default for EngineStats {
             reads: 0,
             replayed: 0,
             jobs: 0,
+            jobs_given_up: 0,
             loads: 0,
             checkpoints: 0,
             loaded: 0,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::effect::Effect;
 use super::mesh::MeshMessage;
+use super::space::Space;
 use super::stats::EngineStats;
 use crate::base::api::Reply;
 use crate::base::config::EngineConfig;
@@ -23,6 +24,8 @@ pub struct Step<'a> {
     pub effects: &'a mut Vec<Effect>,
     /// Messages to the own shard, handled before the step ends.
     pub local: &'a mut VecDeque<MeshMessage>,
+    /// The room that the disk has.
+    pub space: &'a mut Space,
     /// Jobs of the shard that are under way.
     pub jobs: &'a mut usize,
     /// Counters.

@@ -19,7 +19,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::checkpoints;
 use super::clock::pulse;
-use super::directory::{Directory, DirectoryError};
+use super::directory::{Directory, DirectoryError, io_error};
 use super::disk::Disk;
 use super::gate::{Desk, Door, Gate, Order, gate};
 use super::inbox::Inbox;
@@ -29,6 +29,7 @@ use super::mount::{Mounted, mount};
 use super::ports::Ports;
 use super::pump::{Milestone, Orders, Pump, World};
 use super::route::Route;
+use super::space::{self, Reserve, Space};
 use super::stats::Counters;
 use crate::base::config::{EngineConfig, NodeConfig};
 use crate::base::ids::{PartitionId, ShardId};
@@ -144,6 +145,7 @@ struct Seed {
     shard: ShardId,
     config: NodeConfig,
     direct_io: bool,
+    reserve: Reserve,
     partitions: Vec<(Mounted, Found)>,
     ends: mesh::Ends,
     door: Door,
@@ -166,6 +168,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
     config.engine.cluster = directory.cluster;
     config.engine.dedup_key = directory.dedup_key;
     let mut partitions = mount_all(&directory, &config.engine)?;
+    let reserve = reserve(&directory, &mut config.engine)?;
     let ports = Ports::reserve(config.native_addr, shards)
         .map_err(|(address, error)| BootError::Port { address, error: error.to_string() })?;
     let (sender, progress) = mpsc::channel();
@@ -187,6 +190,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
             shard,
             config: config.clone(),
             direct_io: node.directory.direct_io,
+            reserve: reserve.clone(),
             partitions: std::mem::take(&mut partitions[usize::from(shard.0)]),
             ends,
             door,
@@ -284,6 +288,16 @@ fn mount_all(
         by_shard[usize::from(shard.0)].push((mounted, found));
     }
     Ok(by_shard)
+}
+
+/// The reserve that this disk can have.
+fn reserve(directory: &Directory, engine: &mut EngineConfig) -> Result<Reserve, DirectoryError> {
+    let data = &directory.path;
+    let bytes = space::reserve_bytes(data, engine.disk_reserve_bytes);
+    engine.disk_reserve_bytes = bytes.map_err(io_error("look at the space of", data))?;
+    let reserve = Reserve::new(data, engine.disk_reserve_bytes);
+    reserve.make_at_start(data).map_err(io_error("look at the space of", data))?;
+    Ok(reserve)
 }
 
 /// A core each while there are enough, else wherever there is room.
@@ -385,8 +399,10 @@ async fn shard(seed: Seed) {
     let desk = Desk::new(inbox.clone(), counters.clone());
     let route = Route::new(desk.clone());
     let orders = Rc::new(Orders::default());
+    // One shard makes the reserve's file; all use it.
+    let space = Space::new(seed.reserve, shard == ShardId(0));
     let world = World {
-        disk: Disk::new(&config.data_dir, seed.direct_io, inbox.clone(), counters.clone()),
+        disk: Disk::new(&config.data_dir, seed.direct_io, inbox.clone(), counters.clone(), space),
         mesh: Mesh::connect(seed.ends, inbox.clone(), counters.clone()).await,
         inbox: inbox.clone(),
         route: route.clone(),

@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::directory::{DirectoryError, io_error, partition_path, sync_directory};
 use super::disk::Disk;
-use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
+use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use super::jobs::{parse_run_name, run_path};
 use crate::base::ids::{PartitionId, RunNo};
 use crate::engine::checkpoint::{self, Found, RunFiles};
@@ -148,7 +148,7 @@ impl Disk {
             let unfinished = PathBuf::from(unfinished);
             let file = loop {
                 match File::try_open(&unfinished, false, Durable::No, true).await {
-                    Err(error) if is_full(&error) => wait_for_space(&unfinished).await,
+                    Err(error) if is_full(&error) => disk.wait_for_space(&unfinished).await,
                     result => break check("create", &unfinished, result),
                 }
             };
@@ -157,8 +157,8 @@ impl Disk {
                 match file.try_write(Buffer::Buffered(bytes.clone()), 0).await {
                     Ok(written) if written == len => break,
                     // A short write comes before the error that tells why.
-                    Ok(_) => wait_for_space(&unfinished).await,
-                    Err(error) if is_full(&error) => wait_for_space(&unfinished).await,
+                    Ok(_) => disk.wait_for_space(&unfinished).await,
+                    Err(error) if is_full(&error) => disk.wait_for_space(&unfinished).await,
                     Err(error) => fatal("write", &unfinished, &error.to_string()),
                 }
             }

@@ -7,7 +7,8 @@
 //! **A failed write, sync, read or file operation stops the process** (`file::fatal`): after an
 //! error nobody knows what is on the disk, and a sync tried again may report success for lost data.
 //! A short write is an error too. A full disk is different where nothing depends on the bytes yet:
-//! making and zero-filling segments waits for space, and goes on by itself.
+//! making and zero-filling segments takes of the reserve (`space`), then waits, and goes on by
+//! itself.
 //!
 //! A segment has two descriptors: one with O_DSYNC for durable writes to blocks that are filled
 //! already (one device command each), one without for filling, reading and unsynced writes.
@@ -20,11 +21,13 @@ use std::rc::Rc;
 use glommio::io::{Directory, DmaBuffer};
 
 use super::directory::partition_path;
-use super::file::{Buffer, Durable, File, check, is_full, run, wait_for_space};
+use super::file::{Buffer, Durable, File, check, is_full, run};
 use super::inbox::Inbox;
 use super::mount::{STATE_FILE, encode_slot, segment_path};
+use super::space::Space;
 use super::stats::Counters;
 use crate::base::ids::{Index, PartitionId, RunNo};
+use crate::base::limits::FILL_STEP_SCARCE;
 use crate::base::size::{BLOCK, block_floor};
 use crate::base::time::Now;
 use crate::engine::{HardState, Input};
@@ -44,6 +47,7 @@ pub(super) struct Disk {
     pub(super) direct: bool,
     pub(super) inbox: Rc<Inbox>,
     pub(super) counters: Rc<Counters>,
+    pub(super) space: Space,
     files: RefCell<BTreeMap<FileKey, Rc<File>>>,
     /// Open files of runs (`jobs`).
     pub(super) runs: RefCell<BTreeMap<(PartitionId, RunNo), Rc<File>>>,
@@ -93,12 +97,14 @@ impl Disk {
         direct: bool,
         inbox: Rc<Inbox>,
         counters: Rc<Counters>,
+        space: Space,
     ) -> Rc<Self> {
         Rc::new(Self {
             data: data.to_owned(),
             direct,
             inbox,
             counters,
+            space,
             files: RefCell::default(),
             runs: RefCell::default(),
             queues: RefCell::default(),
@@ -165,7 +171,8 @@ impl Disk {
         });
     }
 
-    /// Writes zeros from `from` to `to`, durably; answered by `Filled`.
+    /// Writes zeros from `from` to `to`, durably, or as far as there is space; answered by
+    /// `Filled`.
     pub(super) fn fill(
         self: &Rc<Self>,
         partition: PartitionId,
@@ -180,13 +187,13 @@ impl Disk {
         let disk = self.clone();
         run(async move {
             let file = disk.file((partition, segment, Durable::No)).await;
-            let mut at = from;
-            while at < to {
-                at += disk.write_zeros(&file, at, FILL_BYTES.min(to - at)).await;
+            let end = disk.fill_some(&file, from, to).await;
+            if end > from {
+                file.sync().await;
             }
-            file.sync().await;
-            disk.counters.count(|c| c.log_fill_bytes += to - from);
-            disk.inbox.push(Input::Filled { partition, segment, end: to });
+            disk.counters.count(|c| c.log_fill_bytes += end - from);
+            disk.look_at_space();
+            disk.inbox.push(Input::Filled { partition, segment, end });
         });
     }
 
@@ -225,7 +232,10 @@ impl Disk {
         let path = segment_path(&self.data, partition, segment);
         let file = loop {
             match File::try_open(&path, self.direct, Durable::No, true).await {
-                Err(error) if is_full(&error) => wait_for_space(&path).await,
+                Err(error) if is_full(&error) => {
+                    self.take_of_reserve().await;
+                    self.wait_for_space(&path).await;
+                }
                 result => break check("create", &path, result),
             }
         };
@@ -275,7 +285,35 @@ impl Disk {
         check("close", &path, directory.close().await);
     }
 
-    /// Writes `len` zeros, or as many as there is space for; waits while there is none.
+    /// Writes zeros from `from` on, until `to` or the end of space; returns where that is.
+    ///
+    /// One that was asked for before it was known that the disk is full comes back with what it
+    /// has, perhaps nothing: the engine asks again for what is needed. That takes a little of the
+    /// reserve, once, and comes back with nothing after a pause if it is used up or lost.
+    async fn fill_some(&self, file: &File, from: u64, mut to: u64) -> u64 {
+        let needed = self.is_full();
+        let (mut at, mut taken) = (from, false);
+        while at < to {
+            let written = self.write_zeros(file, at, FILL_BYTES.min(to - at)).await;
+            at += written;
+            if written > 0 {
+                continue;
+            }
+            self.ran_full();
+            if at > from || !needed {
+                break;
+            }
+            if taken || !self.take_of_reserve().await {
+                self.wait_for_space(file.path()).await;
+                break;
+            }
+            taken = true;
+            to = to.min(from + FILL_STEP_SCARCE);
+        }
+        at
+    }
+
+    /// Writes `len` zeros, or as many as there is space for.
     async fn write_zeros(&self, file: &File, at: u64, len: u64) -> u64 {
         let (path, written) = match file {
             File::Direct(direct, path) if len == FILL_BYTES => {
@@ -291,11 +329,7 @@ impl Disk {
             written => check("fill", path, written) as u64,
         };
         // Direct writes go on at a whole block; what a short one left behind is written again.
-        let whole_blocks = block_floor(written);
-        if whole_blocks == 0 {
-            wait_for_space(path).await;
-        }
-        whole_blocks
+        block_floor(written)
     }
 
     /// The open file of a segment, opened now if need be.

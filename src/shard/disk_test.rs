@@ -14,17 +14,20 @@ use crate::base::ids::Term;
 use crate::shard::clock::breathe;
 use crate::shard::fault::{Fault, plant};
 use crate::shard::mount::mount;
+use crate::shard::space::Reserve;
 
 const PARTITION: PartitionId = PartitionId(1);
 const SEGMENT: Index = Index(42);
 const LEN: u64 = 2 * FILL_BYTES + BLOCK;
 
+/// What it is told next, but for the space on the disk.
 async fn next(inbox: &Inbox) -> Input {
     loop {
-        if let Some(input) = inbox.take() {
-            return input;
+        match inbox.take() {
+            Some(Input::DiskSpace { .. }) => {}
+            Some(input) => return input,
+            None => breathe().await,
         }
-        breathe().await;
     }
 }
 
@@ -57,7 +60,8 @@ fn on_one_disk<F: Future<Output = ()>>(
     let run = LocalExecutorBuilder::default().spawn(move || async move {
         let mounted = mount(&data, PARTITION).expect("mounted");
         let counters = Rc::new(Counters::new());
-        let disk = Disk::new(&data, direct, Rc::new(Inbox::default()), counters);
+        let space = Space::new(Reserve::new(&data, 0), false);
+        let disk = Disk::new(&data, direct, Rc::new(Inbox::default()), counters, space);
         disk.mount(PARTITION, mounted.slot);
         scene(disk).await;
     });

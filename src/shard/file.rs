@@ -2,18 +2,13 @@
 //! they fail ([`fatal`]): after an error nobody knows what is on the disk.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
-use glommio::timer::sleep;
 use rustix::fs::OFlags;
 
 use crate::base::size::BLOCK;
-
-/// Pause before a full disk is tried again, ms.
-const FULL_PAUSE_MS: u64 = 1_000;
 
 /// Which descriptor of a file: one whose writes are durable, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,6 +153,11 @@ impl File {
         }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        let (Self::Direct(_, path) | Self::Buffered(_, path)) = self;
+        path
+    }
+
     pub(super) async fn len(&self) -> u64 {
         match self {
             Self::Direct(file, path) => check("measure", path, file.file_size().await),
@@ -189,11 +189,6 @@ pub(super) fn check<T>(doing: &str, path: &Path, result: Result<T, GlommioError<
 pub(super) fn is_full(error: &GlommioError<()>) -> bool {
     let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
     full.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-pub(super) async fn wait_for_space(path: &Path) {
-    tracing::warn!(path = %path.display(), "the disk is full: waiting for space");
-    sleep(Duration::from_millis(FULL_PAUSE_MS)).await;
 }
 
 /// Stops the process: what the disk holds is not known any more, and only a new start finds out.

@@ -4,8 +4,9 @@
 //! p-00000/00000000000000000007.run   a run, of records, of keys or of ids
 //! ```
 //! A run counts once a checkpoint lists it; others are removed at the next start (`checkpoints`).
-//! A job lets the pump work between any two of its steps. Where the disk is full it waits: what it
-//! carries is still in the log and in memory.
+//! A job lets the pump work between any two of its steps. Where the disk is full it is given up and
+//! its file removed: what it carries is still in the log and in memory, and the engine begins it
+//! anew when there is space. It never takes of the reserve.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use glommio::GlommioError;
 use super::clock::breathe;
 use super::directory::partition_path;
 use super::disk::Disk;
-use super::file::{Buffer, Durable, File, check, fatal, is_full, run, wait_for_space};
+use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use crate::base::ids::{PartitionId, RunNo};
 use crate::base::time::Now;
 use crate::engine::Input;
@@ -37,11 +38,12 @@ pub(super) fn parse_run_name(name: &str) -> Option<RunNo> {
 }
 
 impl Disk {
-    /// Does a job; answered by `JobDone`.
+    /// Does a job; answered by `JobDone` or `JobGivenUp`.
     pub(super) fn start_job(self: &Rc<Self>, partition: PartitionId, spec: JobSpec) {
         let disk = self.clone();
         run(async move {
             let mut job = Job::new(spec);
+            let mut made: Vec<RunNo> = Vec::new();
             let mut slice_began_us = Now::read().boot_us;
             loop {
                 match job.go_on() {
@@ -58,7 +60,12 @@ impl Disk {
                         job.feed(&bytes);
                     }
                     JobStep::Write { run, position, bytes } => {
-                        disk.write_run(partition, run, position, &bytes).await;
+                        if position == 0 {
+                            made.push(run);
+                        }
+                        if !disk.write_run(partition, run, position, &bytes).await {
+                            return disk.give_up(partition, &made).await;
+                        }
                     }
                     JobStep::Sync { run } => {
                         disk.run(partition, run).await.sync().await;
@@ -126,25 +133,45 @@ impl Disk {
         runs.insert((partition, of), file.clone());
     }
 
-    /// Writes all of the bytes, when there is space for them; the first ones make the file.
-    async fn write_run(&self, partition: PartitionId, of: RunNo, position: u64, bytes: &[u8]) {
+    /// Writes all of the bytes; the first ones make the file. False if there is no space for them.
+    async fn write_run(
+        &self,
+        partition: PartitionId,
+        of: RunNo,
+        position: u64,
+        bytes: &[u8],
+    ) -> bool {
         let path = run_path(&self.data, partition, of);
         let file = if position == 0 {
-            let file = loop {
-                match File::try_open(&path, self.direct, Durable::No, true).await {
-                    Err(error) if is_full(&error) => wait_for_space(&path).await,
-                    result => break Rc::new(check("create", &path, result)),
-                }
-            };
+            let opened = File::try_open(&path, self.direct, Durable::No, true).await;
+            if opened.as_ref().is_err_and(is_full) {
+                return false;
+            }
+            let file = Rc::new(check("create", &path, opened));
             self.keep_run(partition, of, &file);
             file
         } else {
             self.run(partition, of).await
         };
-        while !self.try_write_run(&file, &path, position, bytes).await {
-            wait_for_space(&path).await;
+        let written = self.try_write_run(&file, &path, position, bytes).await;
+        if written {
+            self.counters.count(|c| c.run_write_bytes += bytes.len() as u64);
         }
-        self.counters.count(|c| c.run_write_bytes += bytes.len() as u64);
+        written
+    }
+
+    /// Removes the run of a job that has no space for it.
+    async fn give_up(&self, partition: PartitionId, made: &[RunNo]) {
+        for of in made {
+            self.runs.borrow_mut().remove(&(partition, *of));
+            let path = run_path(&self.data, partition, *of);
+            tracing::warn!(path = %path.display(), "the disk is full: the run is made later");
+            if path.exists() {
+                check("remove", &path, glommio::io::remove(&path).await);
+            }
+        }
+        self.ran_full();
+        self.inbox.push(Input::JobGivenUp { partition });
     }
 
     /// False if there is no space.

@@ -31,6 +31,7 @@ mod ports;
 mod pump;
 mod route;
 mod session;
+mod space;
 mod stats;
 
 pub use boot::{BootError, Shards, start};

@@ -105,6 +105,7 @@ impl<F: Fn(Milestone)> Pump<F> {
     /// Mounts the shard's partitions and runs until the boot orders the end.
     pub(super) async fn run(mut self, partitions: Vec<(Mounted, Found)>) {
         self.recovering = partitions.len();
+        self.world.disk.watch_space();
         for (Mounted { partition, segments, hard_state, slot }, checkpoints) in partitions {
             self.world.disk.mount(partition, slot);
             let mount = Input::Mount { partition, segments, hard_state, checkpoints };
@@ -170,11 +171,24 @@ impl<F: Fn(Milestone)> Pump<F> {
 
     fn step(&mut self, now: Now, input: Input) {
         let mut effects = std::mem::take(&mut self.effects);
+        let was_low = self.engine.is_space_low();
         self.engine.step(now, input, &mut effects);
+        if self.engine.is_space_low() != was_low {
+            self.say_space(was_low);
+        }
         for effect in effects.drain(..) {
             self.perform(effect);
         }
         self.effects = effects;
+    }
+
+    fn say_space(&self, was_low: bool) {
+        let (shard, free_bytes) = (self.shard.0, self.world.counters.disk_free_bytes());
+        if was_low {
+            tracing::info!(shard, free_bytes, "there is space on the disk again: publishes go on");
+        } else {
+            tracing::warn!(shard, free_bytes, "little space on the disk: publishes are refused");
+        }
     }
 
     fn perform(&mut self, effect: Effect) {

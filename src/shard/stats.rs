@@ -79,6 +79,8 @@ pub struct DriverCounts {
     pub run_read_bytes: u64,
     /// Bytes that jobs have read, from logs and runs.
     pub job_read_bytes: u64,
+    /// Bytes that the file system of the data directory has free now.
+    pub disk_free_bytes: u64,
 }
 
 /// The counters while they are counted. Shared by the tasks of one executor.
@@ -104,6 +106,11 @@ impl Counters {
         let mut counts = self.counts.get();
         change(&mut counts);
         self.counts.set(counts);
+    }
+
+    /// What the disk had free at the last look.
+    pub(super) fn disk_free_bytes(&self) -> u64 {
+        self.counts.get().disk_free_bytes
     }
 
     /// A write of the log has become durable after so many us.

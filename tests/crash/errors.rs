@@ -24,7 +24,7 @@ use crate::oracle;
 use crate::recording::setup;
 use crate::server::{Server, Setup};
 use crate::stack::{self, Chain, FileSystem, Stack};
-use crate::wait::for_the;
+use crate::wait::{for_the, until};
 
 /// Size of the disk: hardly more than XFS needs, so that it is filled quickly.
 const BYTES: u64 = 320 << 20;
@@ -322,11 +322,14 @@ impl Broken {
         let (server, load) = self.loaded(2 << 20).await;
         let filler = self.at().join("filler");
         fill(&filler);
+        let refused = || self.scribe.lock().events.values().filter(|known| known.refused).count();
+        until("a refusal", || (refused() > 0).then_some(()));
         let mut progress = self.scribe.progress();
+        let (_, before) = *progress.borrow();
         while timeout(STUCK, progress.changed()).await.is_ok() {}
-        let refused = self.scribe.lock().events.values().filter(|known| known.refused).count();
-        let waits = server.log().contains("the disk is full: waiting for space");
-        assert!(waits || refused > 0, "a load that stopped on a full disk: {}", server.log());
+        let (_, after) = *progress.borrow();
+        assert!(after > before, "acknowledgements go on: {}", server.log());
+        let (refused, acks) = (refused(), after - before);
         // What is there can be read.
         let client = impatient(&server).await;
         let known = self.scribe.lock().clone();
@@ -340,16 +343,17 @@ impl Broken {
             let up = if up { "came up" } else { "waited" };
             return format!("a start on the full disk {up}; {}", self.recovers().await);
         }
-        fs::remove_file(&filler).expect("it was made here");
         load.stop().await;
+        fs::remove_file(&filler).expect("it was made here");
+        let again = "there is space on the disk again";
+        until("space", || server.log().contains(again).then_some(()));
         let load = self.load(&server, "after").await;
         self.makes_progress(8 << 20).await;
         server.kill();
         load.stop().await;
-        let full = if waits { "waited for space" } else { "refused" };
         format!(
-            "{full} ({refused} publishes refused, {replayed} events replayed meanwhile), went on \
-             by itself; {}",
+            "refused {refused} publishes, {acks} acks and {replayed} events replayed meanwhile, \
+             went on by itself; {}",
             self.recovers().await
         )
     }

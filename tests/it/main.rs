@@ -9,6 +9,7 @@ mod chance;
 mod commands;
 mod crowds;
 mod delivery;
+mod full_disk;
 mod horizon;
 mod hostile;
 mod http;

@@ -267,6 +267,11 @@ impl Server {
         endpoint.connect().await.expect("it serves")
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.0.id() as i32).expect("a process");

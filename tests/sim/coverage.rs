@@ -45,6 +45,12 @@ pub struct Coverage {
     pub waiting_dropped: u64,
     /// Deaths while ids were being written or merged.
     pub id_jobs_cut: u64,
+    pub low_spaces: u64,
+    pub full_disks: u64,
+    pub refused_low: u64,
+    pub settled_low: u64,
+    pub reserves_used: u64,
+    pub jobs_given_up: u64,
 }
 
 impl Coverage {
@@ -54,6 +60,7 @@ impl Coverage {
             Input::ReadDone { .. } => self.reads += 1,
             Input::Synced { .. } => self.syncs += 1,
             Input::Mesh { .. } => self.mesh_messages += 1,
+            Input::JobGivenUp { .. } => self.jobs_given_up += 1,
             _ => {}
         }
     }
@@ -80,7 +87,10 @@ impl Coverage {
                 for outcome in outcomes {
                     match outcome {
                         EventOutcome::Duplicate(_) => self.duplicates += 1,
-                        EventOutcome::Failed(_) => self.refusals += 1,
+                        EventOutcome::Failed(error) => {
+                            self.refusals += 1;
+                            self.refused_low += u64::from(error.text.contains("disk is full"));
+                        }
                         EventOutcome::Stored(_) => {}
                     }
                 }
@@ -110,7 +120,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 33] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 39] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -145,6 +155,12 @@ impl Coverage {
             ("id reads", &mut self.id_reads),
             ("waiting publishes dropped", &mut self.waiting_dropped),
             ("id jobs cut", &mut self.id_jobs_cut),
+            ("low spaces", &mut self.low_spaces),
+            ("full disks", &mut self.full_disks),
+            ("refused low", &mut self.refused_low),
+            ("settled low", &mut self.settled_low),
+            ("reserves used", &mut self.reserves_used),
+            ("jobs given up", &mut self.jobs_given_up),
         ]
     }
 }

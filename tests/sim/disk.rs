@@ -214,6 +214,27 @@ impl Disk {
         true
     }
 
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.live.len() as u64).sum()
+    }
+
+    /// A fill under way: whose, its bytes, and how many of them the file does not have yet.
+    pub fn fill_in_flight(&self, id: u64) -> Option<(PartitionId, u64, u64)> {
+        let (Op::Fill { partition, segment, from, to }, _) = self.flight.get(&id)? else {
+            return None;
+        };
+        let len = self.files[&(partition.0, segment.0)].live.len() as u64;
+        Some((*partition, to - from, to.saturating_sub(len.max(*from))))
+    }
+
+    /// A fill under way comes no further than so many bytes.
+    pub fn end_fill_at(&mut self, id: u64, bytes: u64) {
+        if let Some((Op::Fill { from, to, .. }, _)) = self.flight.get_mut(&id) {
+            *to = (*to).min(*from + bytes);
+        }
+    }
+
     /// Whether the operation is a write to a log.
     pub fn is_log_write(&self, id: u64) -> bool {
         self.flight.get(&id).is_some_and(|(op, _)| matches!(op, Op::Write(_)))

@@ -79,7 +79,10 @@ impl World {
         self.coverage.input(&input);
         let mut effects = Vec::new();
         let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
+        let was_low = engine.is_space_low();
         engine.step(self.clock.now(), input, &mut effects);
+        let low = engine.is_space_low();
+        self.coverage.low_spaces += u64::from(low && !was_low);
         for effect in effects {
             if let Some(left) = &mut self.effects_left {
                 if *left == 0 {
@@ -94,6 +97,9 @@ impl World {
             }
             self.note(format_args!("s{shard} > {}", ShownEffect(&effect)));
             self.coverage.effect(&effect);
+            if low {
+                self.count_low(&effect);
+            }
             self.oracle.wanted(shard, &effect, moment);
             self.carry_out(shard, effect);
         }
@@ -174,6 +180,9 @@ impl World {
             self.note(format_args!("a write fails"));
             return self.crash(Crash::Process);
         }
+        if !self.has_space(op) {
+            return;
+        }
         if let Some((partition, input)) = self.disk.complete(op) {
             self.tell(partition, input);
         }
@@ -181,7 +190,11 @@ impl World {
 
     /// A job goes on, at the disk's pace.
     pub fn job(&mut self, partition: PartitionId) {
-        if let Some(input) = self.jobs.advance(partition, &self.disk) {
+        let free = self.free();
+        if let Some(input) = self.jobs.advance(partition, &self.disk, free) {
+            if let Input::JobGivenUp { .. } = &input {
+                self.ran_full(partition);
+            }
             return self.tell(partition, input);
         }
         let delay_us = 1 + self.disk_rng.below(self.profile.disk_max_us / 4);
@@ -334,10 +347,10 @@ impl World {
         if self.profile.rot && calm && self.epoch > 0 {
             self.rot();
         }
-        let mut node = Node::new(&config);
+        self.node = Some(Node::new(&config));
+        self.begin_space();
         for partition in (0..config.partitions).map(PartitionId) {
             let (segments, hard_state) = self.disk.mount(partition);
-            let owner = node.owner(partition);
             if self.crash_rng.percent(self.profile.run_damage)
                 && self.jobs.damage(partition, &mut self.crash_rng)
             {
@@ -347,9 +360,10 @@ impl World {
                 self.jobs.mount(Ids { cluster: config.cluster, partition }, &segments);
             self.coverage.restores += u64::from(checkpoints.restored.is_some());
             let mount = Input::Mount { partition, segments, hard_state, checkpoints };
+            let node = self.node.as_mut().expect("just made");
+            let owner = node.owner(partition);
             node.shard(owner).inbox.push_back(mount);
         }
-        self.node = Some(node);
         (0..shards).for_each(|shard| self.plan_turn(ShardId(shard)));
         // A driver may take connections before every partition is there.
         if self.crash_rng.percent(30) {

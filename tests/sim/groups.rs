@@ -25,6 +25,7 @@ pub struct Facts {
     pub max_retries: u32,
     pub max_credit: u32,
     pub tick_ms: u64,
+    pub disk_reserve_bytes: u64,
     /// Longest way from a decision in one shard to its effect in another, microseconds.
     pub slack_us: u64,
 }

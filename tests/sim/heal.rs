@@ -73,6 +73,7 @@ impl World {
             }
         }
         self.stage = Stage::Resolve;
+        self.end_of_scarcity();
         self.wake_all();
         Stage::Resolve
     }

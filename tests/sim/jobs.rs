@@ -54,7 +54,8 @@ impl Jobs {
     }
 
     /// Does one thing for the partition's job. What the engine is told when it is over.
-    pub fn advance(&mut self, partition: PartitionId, disk: &Disk) -> Option<Input> {
+    /// While `free` bytes are left; a job that needs more is given up, and its file removed.
+    pub fn advance(&mut self, partition: PartitionId, disk: &Disk, free: u64) -> Option<Input> {
         let job = self.running.get_mut(&partition).expect("a job was started");
         match job.go_on() {
             JobStep::ReadLog { segment, position, len } => {
@@ -63,6 +64,11 @@ impl Jobs {
             JobStep::ReadRun { run, position, len } => {
                 let bytes = self.read(partition, run, position, len);
                 self.running.get_mut(&partition).expect("just seen").feed(&bytes);
+            }
+            JobStep::Write { run, bytes, .. } if bytes.len() as u64 > free => {
+                self.running.remove(&partition);
+                self.runs.remove(&(partition, run));
+                return Some(Input::JobGivenUp { partition });
             }
             JobStep::Write { run, position, bytes } => {
                 let run = self.runs.entry((partition, run)).or_default();
@@ -90,6 +96,11 @@ impl Jobs {
             }
         }
         None
+    }
+
+    /// Bytes of all runs.
+    pub fn bytes(&self) -> u64 {
+        self.runs.values().map(|run| run.bytes.len() as u64).sum()
     }
 
     pub fn read(&self, partition: PartitionId, run: RunNo, position: u64, len: u64) -> Bytes {

@@ -31,6 +31,7 @@ mod rng;
 mod rule;
 mod run;
 mod seeds;
+mod space;
 mod trace;
 mod weather;
 mod world;

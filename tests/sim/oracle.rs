@@ -55,6 +55,8 @@ pub struct Oracle {
     open: BTreeMap<StreamKey, Open>,
     /// Partitions with a flipped bit, not yet told about.
     rot_planted: Vec<bool>,
+    /// Per shard: since when the disk has had too little room for publishes.
+    low_since_us: BTreeMap<ShardId, u64>,
     pub replays_finished: u64,
 }
 
@@ -66,6 +68,7 @@ impl Oracle {
             rot_planted: vec![false; facts.partitions as usize],
             facts,
             open: BTreeMap::new(),
+            low_since_us: BTreeMap::new(),
             replays_finished: 0,
         }
     }
@@ -74,6 +77,14 @@ impl Oracle {
     pub fn given(&mut self, shard: ShardId, input: &Input, now: Moment) {
         match input {
             Input::Request { from, request } => self.asked((shard, *from), request, now),
+            Input::DiskSpace { free_bytes } => {
+                let reserve = self.facts.disk_reserve_bytes;
+                if *free_bytes < reserve {
+                    self.low_since_us.entry(shard).or_insert(now.time_us);
+                } else if *free_bytes >= 2 * reserve {
+                    self.low_since_us.remove(&shard);
+                }
+            }
             Input::SessionClosed { session } => self.session_closed(shard, *session, now),
             Input::Replica { partition, event: ReplicaEvent::Deposed { .. } } => {
                 self.groups.deposed(*partition, now);
@@ -121,6 +132,7 @@ impl Oracle {
     /// The process is gone, and what was open is unknown.
     pub fn crashed(&mut self, now: Moment) {
         self.open.clear();
+        self.low_since_us.clear();
         self.groups.crashed(now);
         self.records.partitions.iter_mut().for_each(|partition| partition.served = false);
     }
@@ -305,6 +317,10 @@ impl Oracle {
             EventOutcome::Stored(placed) => {
                 let low = open.lowest_ms;
                 let high = open.highest_ms.max(now.highest_ms);
+                let owner = route::shard_of(placed.partition, now.shards);
+                let since = self.low_since_us.get(&owner);
+                let room = since.is_none_or(|low_us| open.given_us <= *low_us);
+                hold!(ReserveKept, room, "{number} was given when space was low since {since:?}");
                 self.records.stored(number, *placed, low, high, now);
             }
             EventOutcome::Duplicate(placed) => self.records.duplicate(number, *placed, now),

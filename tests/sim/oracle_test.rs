@@ -41,6 +41,7 @@ impl History {
             max_retries: 1,
             max_credit: 100,
             tick_ms: 1,
+            disk_reserve_bytes: 100,
             slack_us: 1_000,
         };
         let mut oracle = Oracle::new(facts, true);
@@ -69,6 +70,13 @@ impl History {
         self.correlation += 1;
         self.give(self.correlation, request);
         self.correlation
+    }
+
+    fn free(&mut self, bytes: [u64; 3]) {
+        for free_bytes in bytes {
+            self.oracle.given(SHARD, &Input::DiskSpace { free_bytes }, self.now);
+            self.wait(1);
+        }
     }
 
     fn effect(&mut self, effect: &Effect) {
@@ -242,6 +250,7 @@ fn breaks(rule: Rule, tell: impl FnOnce(&mut History)) {
 fn a_good_history_is_taken() {
     let mut h = History::new();
     h.recover(0, None);
+    h.free([99, 200, 100]);
     let (a, b) = (h.stored("a", 0), h.stored("b", 1));
     h.subscribe(STREAM, 10);
     h.deliver(&a, 1);
@@ -481,5 +490,13 @@ fn cut_and_invented_commits_are_found() {
     });
     breaks(Rule::CommittedKept, |_| {
         Replica::default().speak(&status(5, 1), true, &mut Rng::new(1, Salt::Replica));
+    });
+}
+
+#[test]
+fn what_is_stored_out_of_the_reserve_is_found() {
+    breaks(Rule::ReserveKept, |h| {
+        h.free([200, 99, 199]);
+        h.stored("a", 0);
     });
 }

@@ -13,6 +13,7 @@ use super::weather::Weather;
 
 /// Settings of one seed.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools)] // what a seed may have is independent
 pub struct Profile {
     pub engine: EngineConfig,
     /// How long the chaos lasts, world time.
@@ -44,6 +45,8 @@ pub struct Profile {
     pub shards: Vec<u16>,
     /// Ids are remembered for the whole run.
     pub exact_dedup: bool,
+    /// The disk has an end, and others on it take of it what they like.
+    pub bounded_disk: bool,
     /// At the end the wall goes on past everything.
     pub drain_all: bool,
 }
@@ -119,8 +122,13 @@ impl Profile {
         let crashes = if rot { 1 } else { *rng.pick(&[0, 1, 2, 3, 4, 6]) };
         // Damage is planted in sealed segments: they must be there.
         let segment_bytes = if rot { 64 << 10 } else { engine.segment_bytes };
+        // Drawn apart: seeds known for something else stay what they are.
+        let rng_of_space = &mut Rng::new(seed, Salt::Space);
+        let bounded_disk = rng_of_space.percent(25);
+        let disk_reserve_bytes = *rng_of_space.pick(&[64 << 10, 256 << 10]);
         Self {
-            engine: EngineConfig { shards: shards[0], segment_bytes, ..engine },
+            engine: EngineConfig { shards: shards[0], segment_bytes, disk_reserve_bytes, ..engine },
+            bounded_disk,
             chaos_us: rng.between(1_000_000, 8_000_000),
             net_max_us: *rng.pick(&[50, 300, 2_000]),
             turn_max_us: *rng.pick(&[20, 100, 500]),
@@ -154,6 +162,7 @@ impl Profile {
             max_retries: self.engine.max_retries,
             max_credit: self.engine.max_credit,
             tick_ms: self.engine.tick_ms,
+            disk_reserve_bytes: self.engine.disk_reserve_bytes,
             slack_us: 2 * self.net_max_us + 20 * self.turn_max_us + 5_000,
         }
     }

@@ -15,6 +15,7 @@ pub enum Salt {
     Turn = 7,
     Replica = 8,
     Ids = 9,
+    Space = 10,
 }
 
 /// One stream of numbers.

@@ -46,6 +46,8 @@ pub enum Rule {
     OneReply,
     /// A refusal has a reason that the request or the weather explains.
     RefusalExplained,
+    /// Nothing is stored of what is published while the disk has no more than its reserve.
+    ReserveKept,
     /// Terms only grow.
     TermGrows,
     /// Damage of what was durable is reported and never silent; nothing else is called damage.

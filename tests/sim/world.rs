@@ -27,6 +27,7 @@ use super::records::Moment;
 use super::replica::Replica;
 use super::rng::{Rng, Salt};
 use super::rule::{Rule, broken};
+use super::space::Space;
 use super::trace::Trace;
 
 /// Events of one run at most: more is an endless loop.
@@ -62,6 +63,8 @@ pub enum Event {
     Crash,
     Restart,
     Heal,
+    /// Others take or give back space on the disk.
+    Space,
 }
 
 /// Deliveries (or replayed events) in a socket's buffer.
@@ -85,6 +88,7 @@ pub struct World {
     pub profile: Profile,
     pub clock: Clock,
     pub disk: Disk,
+    pub space: Space,
     pub jobs: Jobs,
     pub oracle: Oracle,
     pub trace: Trace,
@@ -135,6 +139,7 @@ impl World {
         Self {
             clock: Clock::new(),
             disk: Disk::new(Rng::new(seed, Salt::Disk)),
+            space: Space::new(seed, profile.bounded_disk),
             jobs: Jobs::default(),
             oracle,
             trace,
@@ -286,6 +291,7 @@ impl World {
 
     fn plan(&mut self) {
         self.after(0, Event::Restart);
+        self.after(0, Event::Space);
         self.after(self.profile.chaos_us, Event::Heal);
         for _ in 0..self.profile.wall_steps {
             let at_us = self.clock_rng.below(self.profile.chaos_us);
@@ -333,6 +339,7 @@ impl World {
             Event::Crash => self.plan_crash(),
             Event::Restart => self.restart(),
             Event::Heal => self.heal(),
+            Event::Space => self.space(),
         }
     }
 
@@ -394,7 +401,15 @@ impl World {
 impl Event {
     /// Whether it happens even if the process that was there has died.
     fn outlives_process(&self) -> bool {
-        matches!(self, Self::Client(_) | Self::WallStep | Self::Crash | Self::Restart | Self::Heal)
+        matches!(
+            self,
+            Self::Client(_)
+                | Self::WallStep
+                | Self::Crash
+                | Self::Restart
+                | Self::Heal
+                | Self::Space
+        )
     }
 }
 

@@ -54,7 +54,8 @@ impl Checkpoints {
 impl Partition {
     /// Makes a checkpoint where one is wanted, or saves the one that waits.
     pub(super) fn checkpoint_on(&mut self, step: &mut Step<'_>) {
-        if self.phase != Phase::Serving || self.checkpoints.saving.is_some() {
+        let serving = self.phase == Phase::Serving && !step.space.is_low();
+        if !serving || self.checkpoints.saving.is_some() {
             return;
         }
         let now_ms = step.now.boot_ms();

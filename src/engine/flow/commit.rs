@@ -153,7 +153,7 @@ impl Partition {
             let sync = !periodic && !cfg!(bug_write_without_sync);
             step.effects.push(Effect::Write { partition, write, segment, position, len, sync });
         }
-        if let Some((from, to)) = tail.wants_fill() {
+        if let Some((from, to)) = tail.wants_fill(step.space.ahead()) {
             let segment = tail.end().segment;
             step.effects.push(Effect::Fill { partition, segment, from, to });
         }

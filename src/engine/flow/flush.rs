@@ -39,6 +39,7 @@ impl Partition {
         let ready = self.phase == Phase::Serving
             && self.horizon.job.is_none()
             && *step.jobs < limits::JOBS
+            && !step.space.is_low()
             && self.horizon.drops.is_empty();
         if !ready {
             return;

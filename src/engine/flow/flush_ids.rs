@@ -32,7 +32,8 @@ impl Partition {
         let behind = self.dedup.runs().end() < self.horizon.ids_wanted;
         let bound = if behind { 0 } else { step.config.id_window };
         self.dedup.freeze(bound, self.applied_end);
-        if self.horizon.job.is_some() || *step.jobs >= limits::JOBS {
+        let busy = self.horizon.job.is_some() || *step.jobs >= limits::JOBS;
+        if busy || step.space.is_low() {
             return;
         }
         // First the merge: before the next run comes there must be room for it.

@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod fire;
 pub mod flush;
 pub mod flush_ids;
+pub mod give_up;
 pub mod load;
 pub mod look_up;
 #[cfg(test)]

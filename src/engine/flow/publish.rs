@@ -227,7 +227,7 @@ impl Partition {
     }
 
     /// Whether the slice can be taken at all: asked before anything is written.
-    fn admit(&self, step: &Step<'_>, slice: &Slice) -> Result<(), ApiError> {
+    fn admit(&self, step: &mut Step<'_>, slice: &Slice) -> Result<(), ApiError> {
         match &self.phase {
             Phase::Serving if self.replica.is_leader() => {}
             Phase::Serving => return Err(ApiError::not_leader()),
@@ -239,6 +239,11 @@ impl Partition {
                 let text = format!("partition {} is opening; retry with backoff", self.id);
                 return Err(ApiError::new(ErrorCode::Unavailable, text));
             }
+        }
+        // Known bad: what is kept for settlements is given to publishes.
+        if step.space.is_low() && !cfg!(bug_publish_on_full_disk) {
+            step.stats.refused_disk_full += slice.events.len() as u64;
+            return Err(step.space.refusal());
         }
         let open = self.proposals.open_bytes();
         let queued = self.tail.as_ref().map_or(0, |tail| tail.queued_bytes() as usize);

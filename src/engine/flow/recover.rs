@@ -357,7 +357,14 @@ impl Partition {
         if let Some(entry) = self.segments.iter_mut().find(|(first, _)| *first == segment) {
             entry.1 = entry.1.max(end);
         }
-        if let Phase::Cutting(_) = self.phase {
+        if let Phase::Cutting(recovery) = &self.phase {
+            let zero = recovery.outcome.as_ref().and_then(|outcome| outcome.zero);
+            let (_, to) = zero.expect("a cut is a range");
+            if end < to {
+                let partition = self.id;
+                step.effects.push(Effect::Fill { partition, segment, from: end, to });
+                return;
+            }
             let Phase::Cutting(recovery) = std::mem::replace(&mut self.phase, Phase::Unmounted)
             else {
                 unreachable!("just seen");

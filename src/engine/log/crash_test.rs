@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::entry::EntryHeader;
-use super::model::{Disk, IDS, Maker, filled};
+use super::model::{AHEAD, Disk, IDS, Maker, filled};
 use super::scan::{Scan, ScanOutcome};
 use super::segment::Place;
 use super::tail::Tail;
@@ -151,7 +151,7 @@ impl World {
 
     fn fill(&mut self) {
         self.finish_fill();
-        self.fill = self.tail.wants_fill();
+        self.fill = self.tail.wants_fill(AHEAD);
     }
 
     fn finish_fill(&mut self) {

@@ -50,6 +50,7 @@ pub use body::{Body, BodyError, Content};
 pub use cache::{Cached, RecordCache};
 pub use entry::{EntryHeader, EntryKind};
 pub use envelope::{Envelope, Ids, entry_len};
+pub use fill::Ahead;
 pub use index::{SegmentNotes, SparseIndex, Spot};
 pub use reader::{EntryFault, Parsed, Reader};
 pub use salvage::{Hole, Salvage, Salvaged};

@@ -9,13 +9,18 @@ use super::batch::{NewRecord, PublishBuilder};
 use super::body::Body;
 use super::entry::{EntryHeader, EntryKind};
 use super::envelope::Ids;
+use super::fill::Ahead;
 use super::salvage::{Salvage, Salvaged};
 use super::scan::{Known, ReadRequest, Scan, ScanOutcome, Scanned};
 use super::segment::{Place, SegmentFile};
 use super::tail::{Planned, Tail};
 use crate::base::ids::{Index, Offset, PartitionId, Term, TopicNo};
+use crate::base::limits::FILL_STEP_MAX;
 
 pub(crate) const IDS: Ids = Ids { cluster: 0xc1u64 << 32 | 0x5eed, partition: PartitionId(3) };
+
+/// The disk has room.
+pub(crate) const AHEAD: Ahead = Ahead::UpTo(FILL_STEP_MAX);
 
 /// Makes the entries of a log, one behind the other.
 #[derive(Clone, Debug)]
@@ -186,7 +191,7 @@ pub(super) fn filled(tail: &mut Tail, planned: &Planned) -> Vec<u8> {
 
 /// Fills as much as the tail wants.
 pub(super) fn fill_all(tail: &mut Tail, disk: &mut Disk) {
-    while let Some((from, to)) = tail.wants_fill() {
+    while let Some((from, to)) = tail.wants_fill(AHEAD) {
         let segment = tail.end().segment;
         disk.put(segment, from, &vec![0; (to - from) as usize]);
         tail.filled(segment, to);

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use super::body::{Body, Content};
 use super::entry::{EntryHeader, EntryKind};
 use super::envelope::{ENTRY_ALIGN, Envelope, HEAD_BYTES, Ids, encode_head};
-use super::fill::FillAhead;
+use super::fill::{Ahead, FillAhead};
 use super::segment::Place;
 use crate::base::ids::Index;
 use crate::base::limits::{ENTRY_TARGET_BYTES, WRITES_IN_FLIGHT};
@@ -393,9 +393,9 @@ impl Tail {
     }
 
     /// The next range of the active segment to fill with zeros; each is asked for once.
-    pub fn wants_fill(&mut self) -> Option<(u64, u64)> {
+    pub fn wants_fill(&mut self, ahead: Ahead) -> Option<(u64, u64)> {
         let need = self.need();
-        self.fill.ask(need)
+        self.fill.ask(need, ahead)
     }
 
     /// Whether a fill is out.
@@ -404,10 +404,11 @@ impl Tail {
         self.fill.is_out()
     }
 
-    /// A range is filled up to `end`. One of a segment that has been sealed since changes nothing.
+    /// A range is filled up to `end`, which is less than asked for on a full disk. One of a segment
+    /// that has been sealed since changes nothing.
     ///
     /// # Panics
-    /// If it is not the range that was asked for.
+    /// If it is not in the range that was asked for.
     pub fn filled(&mut self, segment: Index, end: u64) {
         if segment == self.segment {
             let need = self.need();

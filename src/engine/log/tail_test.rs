@@ -1,6 +1,6 @@
 //! The rules of the tail, one test each.
 
-use super::super::model::{Disk, IDS, Maker, fill_all, filled};
+use super::super::model::{AHEAD, Disk, IDS, Maker, fill_all, filled};
 use super::*;
 use crate::base::ids::Term;
 
@@ -110,9 +110,9 @@ fn a_write_waits_for_the_zeros_it_needs() {
     let large = 5 << 20;
     push(&mut tail, &mut maker, large);
     assert_eq!(tail.plan(Index(0)), None);
-    let (from, to) = tail.wants_fill().expect("zeros");
+    let (from, to) = tail.wants_fill(AHEAD).expect("zeros");
     assert!(from == 0 && to > large as u64, "as much as it takes");
-    assert_eq!(tail.wants_fill(), None, "asked for once");
+    assert_eq!(tail.wants_fill(AHEAD), None, "asked for once");
     assert_eq!(tail.plan(Index(0)), None, "not yet");
     tail.filled(Index(1), to);
     assert_eq!(tail.plan(Index(0)).expect("a write").entries, Some((Index(1), Index(1))));
@@ -145,7 +145,7 @@ fn a_full_segment_is_left_for_the_next() {
     let first = synced.next();
     tail.start_segment(first, synced);
     assert_eq!(tail.end(), Place::new(first, 0));
-    assert_eq!(tail.wants_fill(), Some((0, 16 * BLOCK)));
+    assert_eq!(tail.wants_fill(AHEAD), Some((0, 16 * BLOCK)));
     tail.filled(Index(1), BLOCK); // A late answer about the old one.
     disk.files.insert(first, Vec::new());
     tail.filled(first, 16 * BLOCK);
@@ -199,7 +199,7 @@ fn nothing_is_written_after_a_cut_until_the_old_bytes_are_zeroed() {
     maker.term = Term(2);
     assert_eq!((tail.plan(Index(3)), tail.is_cut()), (None, false), "stale entries are behind");
     let mut zeroed = block_ceil(place.position);
-    while let Some((from, to)) = tail.wants_fill() {
+    while let Some((from, to)) = tail.wants_fill(AHEAD) {
         assert_eq!(from, zeroed);
         disk.put(Index(1), from, &vec![0; (to - from) as usize]);
         tail.filled(Index(1), to);
