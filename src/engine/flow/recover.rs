@@ -271,16 +271,17 @@ impl Partition {
             // Known bad: ids are remembered by the process, not by the log.
             self.dedup = Dedup::new(step.config.dedup_key, step.config.dedup_ttl_ms);
         }
-        if let Some(LogEnd { place, tail_block, filled_end }) = outcome.end {
+        let mut clear = recovery.hard_state.cut_from > Index(0);
+        if let Some(LogEnd { place, tail_block, is_dirty, filled_end }) = outcome.end {
+            clear |= is_dirty;
             // A directory may be opened with a smaller segment size than it was written with.
             let bytes = step.config.segment_bytes.max(filled_end);
             self.tail = Some(Tail::new(self.ids, bytes, place, &tail_block, filled_end));
         }
         let next = Term(term.0 + 1);
-        if recovery.hard_state.cut_from > Index(0)
-            && let Some(tail) = &mut self.tail
-        {
-            // A cut that the process did not finish: its last block first, then the new term.
+        if clear && let Some(tail) = &mut self.tail {
+            // A torn write, or a cut that the process did not finish: first its block, then the
+            // new term.
             tail.clear_tail_block();
             self.phase = Phase::Deposed { truncate_from: None, elected: Some(next) };
             return self.deposed_on(step);

@@ -247,7 +247,7 @@ impl World {
         assert_eq!((again.entries, again.last), (outcome.entries, outcome.last));
         assert_eq!(again.zero, None, "what was cut is gone");
         self.tail = Tail::new(IDS, SEGMENT, end.place, &end.tail_block, end.filled_end);
-        if self.cut_from.is_some() {
+        if self.cut_from.is_some() || end.is_dirty {
             self.tail.clear_tail_block();
         }
         self.restart_maker(outcome.entries as usize);
@@ -298,4 +298,46 @@ proptest! {
         world.crash(7);
         world.check();
     }
+}
+
+/// A torn write of one term, and then one of the next, whose sectors together made an entry that
+/// was never acknowledged: what is left of the first has to be cleared.
+#[test]
+fn two_torn_writes_make_no_entry() {
+    let acts = [
+        Act::Push(0),
+        Act::Fill,
+        Act::Fill,
+        Act::Plan,
+        Act::Push(0),
+        Act::Plan,
+        Act::Done(0),
+        Act::Push(7_248),
+        Act::Push(0),
+        Act::Plan,
+        Act::Done(0),
+        Act::Done(0),
+        Act::Crash(0),
+        Act::Push(0),
+        Act::Plan,
+        Act::Truncate(19),
+        Act::Crash(0),
+        Act::Plan,
+        Act::Done(0),
+        Act::Crash(0),
+        Act::Plan,
+        Act::Crash(4_631_990_100_236_024_828),
+        Act::Plan,
+        Act::Crash(13_904_717_049_978_334_898),
+        Act::Plan,
+        Act::Crash(9_967_322_953_067_650_376),
+        Act::Plan,
+        Act::Fill,
+    ];
+    let mut world = World::new();
+    for act in acts {
+        world.act(act);
+    }
+    world.crash(7);
+    world.check();
 }

@@ -61,6 +61,9 @@ pub struct LogEnd {
     pub place: Place,
     /// The bytes before it of the block it lies in, for `Tail::new`.
     pub tail_block: Vec<u8>,
+    /// Behind it there is something in that block: a torn write. It is to be cleared before the
+    /// next entry is written there, since what is left of both could make an entry.
+    pub is_dirty: bool,
     /// How far the segment is zero-filled, once the window to clear is cleared.
     pub filled_end: u64,
 }
@@ -377,8 +380,10 @@ impl Scan {
         let from = (block_floor(place.position) - request.position) as usize;
         let to = (place.position - request.position) as usize;
         let tail_block = chunk[from..to].to_vec();
+        let rest = &chunk[to..chunk.len().min(from + BLOCK as usize).max(to)];
+        let is_dirty = to > from && rest.iter().any(|byte| *byte != 0);
         let filled_end = block_floor(self.segments[self.at].len).max(block_ceil(place.position));
-        self.outcome.end = Some(LogEnd { place, tail_block, filled_end });
+        self.outcome.end = Some(LogEnd { place, tail_block, is_dirty, filled_end });
     }
 
     fn hunt(

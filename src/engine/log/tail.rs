@@ -378,12 +378,11 @@ impl Tail {
     }
 
     /// Has the tail block rewritten before anything else: what lies in it behind the end was
-    /// dropped on purpose (a cut that recovery carried on).
+    /// dropped on purpose (a cut that recovery carried on), or was left by a torn write.
     pub fn clear_tail_block(&mut self) {
         assert!(self.is_idle(), "a log is cut when nothing is in flight");
-        if !self.end.is_multiple_of(BLOCK) {
-            self.leftovers = Leftovers::Stale;
-        }
+        let whole = self.end.is_multiple_of(BLOCK);
+        self.leftovers = if whole { Leftovers::None } else { Leftovers::Stale };
     }
 
     /// Whether nothing is left of what a cut has dropped.
