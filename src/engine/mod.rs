@@ -124,7 +124,7 @@ impl Engine {
                 own(partitions, partition).read_done(step, read, &data);
             }
             Input::JobDone { partition, outcome } => {
-                own(partitions, partition).job_done(step, outcome)
+                own(partitions, partition).job_done(step, outcome);
             }
             Input::CheckpointSaved { partition } => {
                 own(partitions, partition).checkpoint_saved(step);
@@ -138,9 +138,7 @@ impl Engine {
                 own(partitions, partition).segment_created(step, segment);
             }
             Input::Synced { partition, .. } => own(partitions, partition).synced(step),
-            Input::HardStateSaved { partition } => {
-                own(partitions, partition).hard_state_saved(step);
-            }
+            Input::HardStateSaved { partition: of } => own(partitions, of).hard_state_saved(step),
             Input::Replica { partition, event } => {
                 own(partitions, partition).replica_event(step, event);
             }

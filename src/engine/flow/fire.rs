@@ -36,7 +36,8 @@ pub struct Due {
     pub offset: Offset,
     /// Its topic.
     pub topic: TopicNo,
-    /// `due - schedule_ts`, saturated: not 0 only where log time runs ahead of the wall.
+    /// `due - schedule_ts`, as [`MemoryIndex::passed`] keeps it: not 0 only where log time runs
+    /// ahead of the wall.
     pub passed: u32,
 }
 
@@ -88,7 +89,8 @@ impl Partition {
         fired.sort_unstable_by_key(|(at, due)| (*at, due.offset));
         for (schedule_ts, due) in fired {
             step.stats.fired += 1;
-            let position = Position::new(schedule_ts + u64::from(due.passed), due.offset);
+            let axis = &self.topics.get(due.topic).axis;
+            let position = axis.position(due.offset, schedule_ts, due.passed);
             self.fire(step, due.topic, position);
         }
         let mut ended = Vec::new();
@@ -108,9 +110,8 @@ impl Partition {
         position: Position,
         schedule_ts: u64,
     ) {
-        // As the axis shows it, so that what is counted here is found there.
         let passed = MemoryIndex::passed(position, schedule_ts);
-        let near = position.due - u64::from(passed) <= self.horizon.armed_to;
+        let near = schedule_ts <= self.horizon.armed_to;
         self.horizon.unarmed += u64::from(!near);
         if schedule_ts <= step.now.wall_ms() {
             step.stats.fired += 1;
@@ -126,8 +127,7 @@ impl Partition {
         if !near {
             return;
         }
-        let at = position.due - u64::from(passed);
-        self.wheel.insert(at, Due { offset: position.offset, topic, passed });
+        self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });
     }
 
     fn fire(&mut self, step: &Step<'_>, topic: TopicNo, position: Position) {
@@ -349,7 +349,7 @@ impl Partition {
             // Not ahead any more: by then the reading of the axis may be what brings it.
             group.dispatch.ahead.remove(&position);
             let topic = group.topic;
-            let passed = u32::try_from(position.due - schedule_ts).unwrap_or(u32::MAX);
+            let passed = MemoryIndex::passed(position, schedule_ts);
             self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });
         }
     }

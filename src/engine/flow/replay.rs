@@ -398,9 +398,8 @@ impl Partition {
                 return found;
             }
             looked += 1;
-            // Where the axis does not know the exact time, the event itself tells.
             let late = event.schedule_ts > end || event.schedule_ts > wall;
-            if event.schedule_ts < start || (late && event.is_exact) {
+            if event.schedule_ts < start || late {
                 continue;
             }
             let Some(stored) = self.fetch(topic, event.position) else {

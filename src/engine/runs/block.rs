@@ -135,7 +135,7 @@ impl Block {
     #[must_use]
     pub fn due_event(&self, i: usize) -> DueEvent {
         let schedule_ts = u64_at(self.row(i), 24);
-        DueEvent { position: self.key(i).position, schedule_ts, is_exact: true, is_loaded: true }
+        DueEvent { position: self.key(i).position, schedule_ts, is_loaded: true }
     }
 
     /// Where the bytes of record `i` lie in [`Block::bytes`]; all empty in a due index.

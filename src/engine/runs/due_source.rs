@@ -10,9 +10,6 @@ pub struct DueEvent {
     /// The time it may be delivered from, Unix ms: at most `position.due`, less where the event
     /// was published with a time already passed.
     pub schedule_ts: u64,
-    /// False: the event was published so long after its time that the time is not known here;
-    /// `schedule_ts` is later than it.
-    pub is_exact: bool,
     /// It came out of a run, which carries its record.
     pub is_loaded: bool,
 }

@@ -6,17 +6,21 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::due_source::{DueEvent, DueSource};
-use crate::base::ids::Position;
+use crate::base::ids::{Offset, Position};
 
 /// In the place of a passed time: the event came out of a run, and had none.
-const LOADED: u32 = u32::MAX - 1;
+const LOADED: u32 = u32::MAX;
+/// In the place of a passed time that does not fit (49 days): where log time runs far ahead of the
+/// wall. These are few, and kept apart.
+const LONG: u32 = u32::MAX - 1;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
-    /// Position to `due - schedule_ts`, saturated: a time passed 49 days before the append is as
-    /// good as any other that has passed, and a saturated value errs on the late side.
+    /// Position to `due - schedule_ts`, ms, or what stands in its place.
     events: BTreeMap<Position, u32>,
+    /// Due and `schedule_ts` of the events whose passed time is long.
+    long: BTreeMap<Offset, (u64, u64)>,
     max_passed_ms: u64,
 }
 
@@ -29,14 +33,30 @@ impl MemoryIndex {
         assert!(position.due >= schedule_ts, "an event is never due before its schedule_ts");
         let passed = position.due - schedule_ts;
         self.max_passed_ms = self.max_passed_ms.max(passed);
+        if Self::passed(position, schedule_ts) == LONG {
+            self.long.insert(position.offset, (position.due, schedule_ts));
+        }
         let before = self.events.insert(position, Self::passed(position, schedule_ts));
         assert!(before.is_none(), "an event is applied once");
     }
 
-    /// `due - schedule_ts` as it is kept: saturated.
+    /// `due - schedule_ts` in 4 bytes, for [`Self::position`].
     pub fn passed(position: Position, schedule_ts: u64) -> u32 {
         let passed = u32::try_from(position.due - schedule_ts);
-        passed.ok().filter(|passed| *passed < LOADED).unwrap_or(u32::MAX)
+        passed.map_or(LONG, |passed| passed.min(LONG))
+    }
+
+    /// The place of an event that is there, from its `schedule_ts` and its [passed](Self::passed)
+    /// time.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub fn position(&self, offset: Offset, schedule_ts: u64, passed: u32) -> Position {
+        let due = match passed {
+            LONG => self.long[&offset].0,
+            passed => schedule_ts + u64::from(passed),
+        };
+        Position::new(due, offset)
     }
 
     /// Adds an event out of a run, which is due at its `schedule_ts`. False if it is there already.
@@ -55,6 +75,7 @@ impl MemoryIndex {
     /// If it is not there.
     pub fn remove(&mut self, position: Position) {
         let was = self.events.remove(&position);
+        self.long.remove(&position.offset);
         assert!(was.is_some(), "only what is there leaves");
     }
 
@@ -69,11 +90,11 @@ impl DueSource for MemoryIndex {
     fn after(&self, position: Position) -> impl Iterator<Item = DueEvent> + '_ {
         self.events
             .range((Excluded(position), Unbounded))
-            .map(|(position, passed)| event(*position, *passed))
+            .map(|(position, passed)| self.event(*position, *passed))
     }
 
     fn at(&self, position: Position) -> Option<DueEvent> {
-        self.events.get(&position).map(|passed| event(position, *passed))
+        self.events.get(&position).map(|passed| self.event(position, *passed))
     }
 
     fn len(&self) -> u64 {
@@ -81,17 +102,20 @@ impl DueSource for MemoryIndex {
     }
 }
 
-fn event(position: Position, passed: u32) -> DueEvent {
-    let is_exact = passed < u32::MAX;
-    let is_loaded = passed == LOADED;
-    let passed = if is_loaded { 0 } else { u64::from(passed) };
-    DueEvent { position, schedule_ts: position.due - passed, is_exact, is_loaded }
+impl MemoryIndex {
+    fn event(&self, position: Position, passed: u32) -> DueEvent {
+        let schedule_ts = match passed {
+            LOADED => position.due,
+            LONG => self.long[&position.offset].1,
+            passed => position.due - u64::from(passed),
+        };
+        DueEvent { position, schedule_ts, is_loaded: passed == LOADED }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::Offset;
 
     #[test]
     fn events_come_in_due_order_with_their_schedule() {
@@ -109,7 +133,7 @@ mod tests {
     #[test]
     fn what_is_loaded_is_told_apart_and_never_twice_there() {
         let mut index = MemoryIndex::default();
-        index.insert(Position::new(1 << 40, Offset(0)), (1 << 40) - u64::from(LOADED));
+        index.insert(Position::new(1 << 40, Offset(0)), 1);
         assert!(index.insert_loaded(Position::new(20, Offset(1))));
         assert!(!index.insert_loaded(Position::new(20, Offset(1))));
         let loaded: Vec<_> = index.after(Position::START).map(|e| e.is_loaded).collect();
@@ -120,11 +144,19 @@ mod tests {
     }
 
     #[test]
-    fn a_time_long_passed_is_never_taken_for_a_later_due() {
-        let mut index = MemoryIndex::default();
-        let due = 1 << 40;
-        index.insert(Position::new(due, Offset(0)), 1);
-        let event = index.at(Position::new(due, Offset(0))).unwrap();
-        assert!(event.schedule_ts >= 1 && event.schedule_ts <= due);
+    fn a_time_passed_long_ago_is_kept_exactly() {
+        let long = u64::from(LONG);
+        for passed in [0, 1, long - 1, long, long + 1, long + 2, 366 * 86_400_000, 1 << 41] {
+            let mut index = MemoryIndex::default();
+            let position = Position::new(1 << 42, Offset(7));
+            let schedule_ts = position.due - passed;
+            index.insert(position, schedule_ts);
+            let event = index.at(position).unwrap();
+            assert_eq!((event.position, event.schedule_ts), (position, schedule_ts));
+            let kept = MemoryIndex::passed(position, schedule_ts);
+            assert_eq!(index.position(position.offset, schedule_ts, kept), position);
+            index.remove(position);
+            assert!(index.long.is_empty());
+        }
     }
 }
