@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../tests/fuzz"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ $# -gt 0 ] || targets=(native_frame publish_scan log_entry due_run dedup_run)
+[ $# -gt 0 ] || targets=(native_frame publish_scan log_entry due_run dedup_run checkpoint)
 
 if ! command -v c++ >/dev/null; then
     echo "skipped: libFuzzer is built by a C++ compiler (c++), and there is none"

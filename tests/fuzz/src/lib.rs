@@ -51,6 +51,19 @@ pub fn mend_blocks(bytes: &mut [u8]) {
     }
 }
 
+/// The head of a checkpoint: its length and both of its checksums.
+pub fn mend_checkpoint(bytes: &mut [u8]) {
+    const HEAD: usize = 56;
+    if bytes.len() < HEAD {
+        return;
+    }
+    let (len, crc) = ((bytes.len() - HEAD) as u64, crc32fast::hash(&bytes[HEAD..]));
+    bytes[32..40].copy_from_slice(&len.to_le_bytes());
+    bytes[40..44].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..48]);
+    bytes[48..52].copy_from_slice(&crc.to_le_bytes());
+}
+
 fn mend_head(head: &mut [u8]) {
     let crc = crc32fast::hash(&head[..HEAD - 4]);
     head[HEAD - 4..].copy_from_slice(&crc.to_le_bytes());
