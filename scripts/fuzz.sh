@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fuzzes every decoder of foreign bytes (tests/fuzz): native frames and requests, the publish scanner
-# beside prost, log entries, due runs, dedup runs. A crash is kept in tests/fuzz/artifacts.
+# beside prost, log entries, due runs, dedup runs, checkpoints. A crash is kept in tests/fuzz/artifacts.
 #
 #   scripts/fuzz.sh                    each target for 60 s
 #   scripts/fuzz.sh SECONDS [TARGET..] these, for so long

@@ -3,8 +3,8 @@
 #![no_main]
 
 use bytes::Bytes;
-use chronosdb::base::ids::PartitionId;
-use chronosdb::engine::dedup::{Dedup, RunIds, RunLoad, RunNo};
+use chronosdb::base::ids::{PartitionId, RunNo};
+use chronosdb::engine::dedup::{Dedup, RunIds, RunLoad};
 use chronosdb_fuzz::{mend_blocks, number, slice};
 use libfuzzer_sys::fuzz_target;
 
