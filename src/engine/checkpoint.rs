@@ -107,8 +107,16 @@ pub fn choose(
     files.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     let mut found = Found::default();
     for (number, bytes) in files {
-        let read = Checkpoint::decode(&bytes, ids).and_then(|checkpoint| {
+        let decoded = Checkpoint::decode(&bytes, ids).and_then(|checkpoint| {
             checkpoint.check_segments(segments)?;
+            let there = checkpoint.runs().all(|run| runs_of.len(run).is_some());
+            if there { Ok(checkpoint) } else { Err(CheckpointFault::Run) }
+        });
+        let read = decoded.and_then(|checkpoint| {
+            if found.restored.is_some() {
+                // Kept for another start, which will look into its runs.
+                return Ok((checkpoint.number, checkpoint.runs().collect(), None));
+            }
             let all = |runs: &[RunNo], kind| {
                 let of_kind = |run: &Arc<Directory>| run.head().kind == kind;
                 let opened = runs.iter().map(|run| open_run(ids, *run, runs_of).filter(of_kind));
@@ -119,12 +127,14 @@ pub fn choose(
             let id_runs = checkpoint.id_runs.iter().map(|run| open_ids(ids, *run, runs_of));
             let id_runs = id_runs.collect::<Option<Vec<_>>>().ok_or(CheckpointFault::Run)?;
             let ids = IdRuns::new(id_runs, checkpoint.ids_end).ok_or(CheckpointFault::Run)?;
-            Ok(Restored { checkpoint, carried, indexes, ids })
+            let runs: Vec<RunNo> = checkpoint.runs().collect();
+            let restored = Box::new(Restored { checkpoint, carried, indexes, ids });
+            Ok((restored.checkpoint.number, runs, Some(restored)))
         });
         match read {
-            Ok(restored) if restored.checkpoint.number == number => {
-                found.kept.insert(0, (number, restored.checkpoint.runs().collect()));
-                found.restored.get_or_insert_with(|| Box::new(restored));
+            Ok((own, runs, restored)) if own == number => {
+                found.kept.insert(0, (number, runs));
+                found.restored = found.restored.take().or(restored);
             }
             Ok(_) => refuse(number, CheckpointFault::Foreign),
             Err(fault) => refuse(number, fault),

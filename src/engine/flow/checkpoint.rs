@@ -41,7 +41,8 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Whether a start may need this run.
     pub(super) fn lists(&self, run: RunNo) -> bool {
-        self.kept.iter().chain(&self.saving).any(|(_, runs)| runs.contains(&run))
+        let prepared = self.prepared.iter().any(|checkpoint| checkpoint.runs().any(|r| r == run));
+        prepared || self.kept.iter().chain(&self.saving).any(|(_, runs)| runs.contains(&run))
     }
 
     /// When one could be made, boot time in ms.
