@@ -106,7 +106,7 @@ impl Partition {
             ids_end,
             id_runs: self.dedup.runs().newest_first().iter().map(|run| run.ids().run).collect(),
             notes: self.sparse.before(resume.place),
-            state: self.state(),
+            state: self.whole_state(),
         })
     }
 

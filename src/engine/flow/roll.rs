@@ -93,7 +93,7 @@ impl Partition {
     /// The head of a segment: all applied state, in as many entries as it takes.
     pub(super) fn propose_state(&mut self, step: &mut Step<'_>) {
         let append_ts = self.clock_for_state(step);
-        for body in self.state() {
+        for body in self.state().finish() {
             self.propose(EntryKind::Normal, self.applied_end, append_ts, body);
         }
     }
@@ -104,8 +104,9 @@ impl Partition {
         open.unwrap_or_else(|| self.clock.stamp(step.now))
     }
 
-    /// The applied state, in parts.
-    pub(super) fn state(&self) -> Vec<Body> {
+    /// The applied state, in parts. Dead letters are not among it: nothing bounds them, and what
+    /// begins a segment must leave room in it for what follows.
+    pub(super) fn state(&self) -> StateBuilder {
         let (truncated_index, truncated_term) = self.replica.truncated();
         let mut state = StateBuilder::new(StateHead {
             next_offset: self.applied_end,
@@ -142,6 +143,14 @@ impl Partition {
                     not_before_ms: not_before,
                 });
             }
+        }
+        state
+    }
+
+    /// As [`Self::state`], with dead letters.
+    pub(super) fn whole_state(&self) -> Vec<Body> {
+        let mut state = self.state();
+        for group in &self.groups {
             for (position, letter) in &group.dead {
                 let reason = DeadReason::from_number(letter.reason).expect("as it was logged");
                 let (group, position) = (group.no, *position);
