@@ -35,3 +35,7 @@ before=$(awk '{print $14 + $15}' "/proc/$server/stat")
 sleep 30
 after=$(awk '{print $14 + $15}' "/proc/$server/stat")
 echo "$((after - before)) of 3000"
+
+echo "== ten million pending: memory, disk, and a start after kill -9"
+target/release/chronosdb-bench pending --count 10000000 --data-dir "$data-pending" --json \
+    2> /dev/null | tail -1
