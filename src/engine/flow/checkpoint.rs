@@ -9,7 +9,9 @@
 //! Must hold: a checkpoint never speaks of an entry that a power loss could take.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use super::recover::Phase;
 use crate::base::ids::{GroupNo, Position, RunNo};
 use crate::base::limits;
 use crate::engine::checkpoint::{Checkpoint, Found, Restored};
@@ -17,9 +19,8 @@ use crate::engine::delivery::{Cursor, DeadLetter, Failures};
 use crate::engine::effect::Effect;
 use crate::engine::log::{Body, Content, EntryHeader, NewGroup};
 use crate::engine::partition::Partition;
+use crate::engine::runs::Directory;
 use crate::engine::step::Step;
-
-use super::recover::Phase;
 
 /// Where a partition's checkpoints stand.
 #[derive(Debug, Default)]
@@ -89,9 +90,7 @@ impl Partition {
         let ids_end = self.dedup.runs().end();
         let resume = self.sparse.locate(flushed.min(ids_end))?;
         self.checkpoints.number += 1;
-        let numbers = |runs: &[std::sync::Arc<crate::engine::runs::Directory>]| {
-            runs.iter().map(|run| run.head().ids.run).collect()
-        };
+        let numbers = |runs: &[Arc<Directory>]| runs.iter().map(|r| r.head().ids.run).collect();
         Some(Checkpoint {
             ids: self.ids,
             number: self.checkpoints.number,

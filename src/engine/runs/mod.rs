@@ -2,12 +2,12 @@
 //!
 //! Everything that walks the due-time axis (live groups, lagging groups, new groups, replay by
 //! time, the audit) does so through [`DueSource`], so that where the events lie is one module's
-//! business. In this version all of them lie in memory ([`MemoryIndex`]); due indexes of sealed
-//! segments and due runs join behind the same trait.
+//! business. What readers come to lies in memory ([`MemoryIndex`]): the far future is loaded into
+//! it out of due runs, and a start fills it again out of runs and due indexes.
 //!
 //! A **run** is an immutable file of one partition, sorted by (topic, due, offset). A due run
-//! carries its records, a due index has their keys alone. Files are divided by due; a merge makes
-//! one of several. Bytes and numbers, no I/O:
+//! carries its records, a due index has their keys alone; both are of a range of offsets, a
+//! merge makes one of several. Bytes and numbers, no I/O:
 //!
 //! ```text
 //!  write:  RunRecord -> RunWriter -> RunChunk: header, blocks, directory, footer
