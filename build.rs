@@ -20,6 +20,10 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
     ("bug_open_without_dsync", "the descriptor of durable writes is an ordinary one"),
     ("bug_publish_on_full_disk", "publishes are taken while the disk has only its reserve"),
+    (
+        "bug_retention_ignores_pending",
+        "retention looks at when events came, not at what they await",
+    ),
     ("bug_retry_after_sync_error", "a sync that fails is tried again, and then believed"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
     ("bug_skip_directory_fsync", "a new segment's directory entry is not made durable"),

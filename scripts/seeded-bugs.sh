@@ -20,6 +20,7 @@ bug_floor_tick               lib engine::wheel::tests::fires_at_its_time_and_not
 bug_forget_dedup_at_restart  sim run::every_seed_keeps_every_rule 0..60
 bug_open_without_dsync       lib shard::disk::disk_test::a_durable_write_goes_through_a_descriptor_that_syncs
 bug_publish_on_full_disk     sim run::every_seed_keeps_every_rule 0..60
+bug_retention_ignores_pending sim run::every_seed_keeps_every_rule 0..100
 bug_retry_after_sync_error   lib shard::disk::disk_test::a_failed_sync_stops_the_process
 bug_serve_before_sync        sim run::power_lost_soon_after_a_restart_takes_nothing_that_was_served
 bug_skip_directory_fsync     lib shard::disk::disk_test::a_failed_sync_of_a_directory_stops_the_process

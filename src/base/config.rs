@@ -62,6 +62,20 @@ pub struct EngineConfig {
     pub flush_bytes: u64,
     /// What is due within this time from now stays in memory, ms.
     pub horizon_ms: u64,
+    /// Past events of a partition kept in memory: older ones are read from the disk.
+    pub past_events: u64,
+    /// How long an event is kept behind its due time, ms; 0: for ever.
+    pub retention_ms: u64,
+    /// Bytes of a partition's log beyond which settled events go before their time; 0: no limit.
+    pub retention_bytes: u64,
+    /// How long a group without members holds data, ms.
+    pub group_expiry_ms: u64,
+    /// How long a dead letter is kept behind its event's due time, ms.
+    pub dead_letter_retention_ms: u64,
+    /// Time between two looks for what can be removed, ms.
+    pub retention_check_ms: u64,
+    /// Nothing is removed for this long after log time has jumped by more than an hour, ms.
+    pub jump_pause_ms: u64,
     /// Free space on the disk below which publishes are refused, bytes.
     pub disk_reserve_bytes: u64,
     /// Events a shard keeps in its in-memory index before it refuses publishes.
@@ -91,6 +105,13 @@ impl Default for EngineConfig {
             cache_bytes: 256 << 20,
             flush_bytes: limits::FLUSH_BYTES,
             horizon_ms: limits::HORIZON_MS,
+            past_events: limits::PAST_EVENTS,
+            retention_ms: 168 * 3_600_000,
+            retention_bytes: 0,
+            group_expiry_ms: limits::GROUP_EXPIRY_MS,
+            dead_letter_retention_ms: limits::DEAD_LETTER_RETENTION_MS,
+            retention_check_ms: limits::RETENTION_CHECK_MS,
+            jump_pause_ms: limits::JUMP_PAUSE_MS,
             disk_reserve_bytes: limits::DISK_RESERVE_BYTES,
             index_events: 100_000_000,
             external_commit: false,

@@ -172,6 +172,19 @@ pub const CHECKPOINTS_KEPT: usize = 2;
 pub const HORIZON_MS: u64 = 60_000;
 /// Topics of a partition whose loads are begun in one turn.
 pub const LOADS: usize = 64;
+/// Events of a partition whose time is past that are kept in memory, about 40 bytes each; what came
+/// since the last flush is not counted.
+pub const PAST_EVENTS: u64 = 64 * KIB as u64;
+/// Time between two looks for what retention can remove, ms.
+pub const RETENTION_CHECK_MS: u64 = 1_000;
+/// Nothing is removed for this long after log time has jumped, ms: time to set a wrong clock right.
+pub const JUMP_PAUSE_MS: u64 = 3_600_000;
+/// A group without members holds data for this long, ms (30 days).
+pub const GROUP_EXPIRY_MS: u64 = 30 * 86_400_000;
+/// A dead letter is kept for this long behind its event's due time, ms (30 days).
+pub const DEAD_LETTER_RETENTION_MS: u64 = 30 * 86_400_000;
+/// A carried run is written anew when one in so many of its blocks, or more, is past and settled.
+pub const DEAD_SHARE: usize = 3;
 /// Ids of a partition in memory, beyond which they are written to a run: at most 64 bytes each.
 pub const ID_WINDOW: usize = 256 * KIB;
 /// How many times as many they may come to while those before them are being written; then

@@ -128,17 +128,30 @@ pub struct ServeArgs {
     #[arg(help_heading = "Data")]
     pub dedup_ttl: Option<Lasting<HOUR_MS>>,
 
-    /// Hours for which settled events are kept, 0 for ever. Not applied yet: nothing is deleted
-    /// [default: 168]
+    /// Hours for which events are kept behind their due time, and longer until every group has
+    /// settled them; 0 for ever [default: 168]
     #[arg(long, value_name = "HOURS", env = "CHRONOS_RETENTION_MAX_AGE_HOURS")]
     #[arg(hide_env_values = true, help_heading = "Data")]
     pub retention_max_age_hours: Option<u64>,
 
-    /// Size that settled events may take, 0 for no limit. Not applied yet: nothing is deleted
+    /// Size of all logs beyond which settled events go before their time, GiB; 0 for no limit. What
+    /// is not settled stays: then publishes are refused. Pending events are not counted
     /// [default: 0]
     #[arg(long, value_name = "GB", env = "CHRONOS_RETENTION_MAX_SIZE_GB")]
     #[arg(hide_env_values = true, help_heading = "Data")]
     pub retention_max_size_gb: Option<u64>,
+
+    /// How long a group without members still holds events that it has not settled. A bare number
+    /// is hours [default: 720h]
+    #[arg(long, value_name = "TIME", env = "CHRONOS_GROUP_EXPIRY", hide_env_values = true)]
+    #[arg(help_heading = "Data")]
+    pub group_expiry: Option<Lasting<HOUR_MS>>,
+
+    /// How long a dead letter is kept behind its event's due time. A bare number is hours
+    /// [default: 720h]
+    #[arg(long, value_name = "TIME", env = "CHRONOS_DEAD_LETTER_RETENTION")]
+    #[arg(hide_env_values = true, help_heading = "Data")]
+    pub dead_letter_retention: Option<Lasting<HOUR_MS>>,
 
     /// Smallest step of the timing wheel; lateness grows with it [default: 1]
     #[arg(long, value_name = "MS", env = "CHRONOS_TICK_MS", hide_env_values = true)]
@@ -240,8 +253,8 @@ impl ServeArgs {
             node_id, data_dir, grpc_addr, http_addr, native_addr, insecure, reflection,
             max_connections, max_connections_per_ip, max_accepts_per_second, shards, partitions,
             segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io,
-            disk_reserve, dedup_ttl, retention_max_age_hours, retention_max_size_gb, tick_ms,
-            wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
+            disk_reserve, dedup_ttl, retention_max_age_hours, retention_max_size_gb, group_expiry,
+            dead_letter_retention, tick_ms, wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
             max_credits, log_format, log_level,
         })
     }

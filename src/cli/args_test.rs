@@ -17,7 +17,7 @@ fn parsed(line: &[&str]) -> ServeArgs {
 }
 
 /// Every flag but `--config`.
-const ALL: [&str; 32] = [
+const ALL: [&str; 34] = [
     "--node-id=n1",
     "--data-dir=/d",
     "--grpc-addr=:1",
@@ -39,6 +39,8 @@ const ALL: [&str; 32] = [
     "--dedup-ttl=24",
     "--retention-max-age-hours=1",
     "--retention-max-size-gb=2",
+    "--group-expiry=10m",
+    "--dead-letter-retention=48",
     "--tick-ms=5",
     "--wheel-size=60",
     "--wheel-memory=1GiB",
@@ -78,6 +80,8 @@ fn every_flag_is_read() {
         dedup_ttl: Some(Lasting(24 * HOUR_MS)),
         retention_max_age_hours: Some(1),
         retention_max_size_gb: Some(2),
+        group_expiry: Some(Lasting(600_000)),
+        dead_letter_retention: Some(Lasting(48 * HOUR_MS)),
         tick_ms: Some(5),
         wheel_size: Some(60),
         wheel_memory: Some(Size(1 << 30)),

@@ -61,7 +61,10 @@ impl Settings {
             allow_buffered_io: args.allow_buffered_io.is_some_and(|on| on.0),
             reflection: args.reflection.is_none_or(|on| on.0),
             connections: connections(args)?,
-            engine: EngineConfig { partitions, shards, ..engine(args, &mut warnings)? },
+            engine: retention(
+                args,
+                EngineConfig { partitions, shards, ..engine(args, &mut warnings)? },
+            )?,
         };
         Ok(Self {
             node,
@@ -193,6 +196,37 @@ fn engine(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<EngineConfig, 
     })
 }
 
+/// What is kept on the disk, and for how long.
+fn retention(args: &ServeArgs, mut config: EngineConfig) -> Result<EngineConfig, String> {
+    const HOUR_MS: u64 = DAY_MS / 24;
+    let years = 0..=3_660 * DAY_MS;
+    let hours = args.retention_max_age_hours.unwrap_or(config.retention_ms / HOUR_MS);
+    let hours = within("--retention-max-age-hours", hours, 0..=3_660 * 24)?;
+    config.retention_ms = hours * HOUR_MS;
+    let expiry_ms = args.group_expiry.map_or(config.group_expiry_ms, |l| l.0);
+    config.group_expiry_ms = lasting_within("--group-expiry", expiry_ms, years.clone())?;
+    let dead_ms = args.dead_letter_retention.map_or(config.dead_letter_retention_ms, |l| l.0);
+    config.dead_letter_retention_ms = lasting_within("--dead-letter-retention", dead_ms, years)?;
+    let size =
+        within("--retention-max-size-gb", args.retention_max_size_gb.unwrap_or(0), 0..=1 << 20)?;
+    if size > 0 {
+        let partitions = u64::from(config.partitions);
+        config.retention_bytes = (size << 30) / partitions;
+        let least = 2 * limits::SEGMENT_BYTES_MIN;
+        if config.retention_bytes < least {
+            return Err(format!(
+                "--retention-max-size-gb {size} is too little for {partitions} partitions: each \
+                 needs {} MiB, two of the smallest segments",
+                least / MIB
+            ));
+        }
+        // Whole segments go: the last one must be a small part of what is kept.
+        let largest = (config.retention_bytes / 4).max(limits::SEGMENT_BYTES_MIN);
+        config.segment_bytes = config.segment_bytes.min(largest / BLOCK * BLOCK);
+    }
+    Ok(config)
+}
+
 /// What stays in memory, and for how long.
 fn memory(args: &ServeArgs, mut config: EngineConfig) -> Result<EngineConfig, String> {
     let (given, default) = (args.wheel_memory, config.cache_bytes);
@@ -224,13 +258,6 @@ fn fsync(args: &ServeArgs, warnings: &mut Vec<String>) -> Result<FsyncMode, Stri
 fn no_effect(args: &ServeArgs, warnings: &mut Vec<String>, default: EngineConfig) -> EngineConfig {
     if args.wheel_size.is_some() {
         warnings.push("--wheel-size has no effect: a level of the wheel has 64 slots".into());
-    }
-    let retention = [
-        ("--retention-max-age-hours", args.retention_max_age_hours),
-        ("--retention-max-size-gb", args.retention_max_size_gb),
-    ];
-    for (flag, _) in retention.iter().filter(|(_, given)| given.is_some_and(|limit| limit > 0)) {
-        warnings.push(format!("{flag} is not applied yet: nothing is deleted"));
     }
     default
 }

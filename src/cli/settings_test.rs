@@ -64,6 +64,14 @@ fn every_number_is_taken_at_its_limits_and_refused_beyond() {
     limits_of!("--max-credits", max_credits, low 1, high 50_000, out 0, 50_001);
     limits_of!("--dedup-ttl", dedup_ttl, low Lasting(1_000), high Lasting(3_660 * 24 * hour),
         out Lasting(999), Lasting(3_660 * 24 * hour + 1));
+    limits_of!("--retention-max-age-hours", retention_max_age_hours, low 0, high 87_840,
+        out 87_841);
+    limits_of!("--group-expiry", group_expiry, low Lasting(0), high Lasting(3_660 * 24 * hour),
+        out Lasting(3_660 * 24 * hour + 1));
+    limits_of!("--dead-letter-retention", dead_letter_retention, low Lasting(0),
+        high Lasting(3_660 * 24 * hour), out Lasting(3_660 * 24 * hour + 1));
+    limits_of!("--retention-max-size-gb", retention_max_size_gb, low 1, high 1 << 20,
+        out (1 << 20) + 1);
     limits_of!("--wheel-memory", wheel_memory, low Size(16 << 20), high Size(1 << 44),
         out Size((16 << 20) - 1), Size((1 << 44) + 1));
     limits_of!("--horizon", horizon, low Lasting(100), high Lasting(24 * hour),
@@ -112,17 +120,30 @@ fn values_reach_the_engine() {
 fn what_has_no_effect_is_said() {
     let args = ServeArgs {
         wheel_size: Some(60),
-        retention_max_age_hours: Some(24),
-        retention_max_size_gb: Some(0),
         partitions: Some(2),
         shards: Some(3),
         ..ServeArgs::default()
     };
     let warnings = Settings::check(&args).expect("valid").warnings;
-    for flag in ["--wheel-size", "--retention-max-age-hours", "--shards 3"] {
+    for flag in ["--wheel-size", "--shards 3"] {
         assert!(warnings.iter().any(|w| w.contains(flag)), "{flag}: {warnings:?}");
     }
-    assert!(!warnings.iter().any(|w| w.contains("max-size-gb")), "0 asks for nothing");
+}
+
+#[test]
+fn a_size_for_logs_is_shared_by_partitions_and_fits_their_segments() {
+    let args = |gb, partitions| ServeArgs {
+        retention_max_size_gb: Some(gb),
+        retention_max_age_hours: Some(0),
+        partitions: Some(partitions),
+        ..ServeArgs::default()
+    };
+    let engine = checked(&args(8, 16)).engine;
+    assert_eq!((engine.retention_ms, engine.retention_bytes), (0, 512 << 20));
+    assert_eq!(engine.segment_bytes, 128 << 20);
+    assert_eq!(checked(&args(1, 16)).engine.segment_bytes, 32 << 20);
+    assert_eq!(checked(&args(0, 16)).engine.retention_bytes, 0);
+    refused(&args(1, 17), "--retention-max-size-gb 1");
 }
 
 #[test]

@@ -184,6 +184,10 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("jobs_given_up", "Of those, given up because the disk was full", |s| s.jobs_given_up),
     ("loads", "Loads of runs whose events are due soon", |s| s.loads),
     ("events_loaded", "Events loaded from runs", |s| s.loaded),
+    ("events_past", "Events whose time is past that left the memory", |s| s.trimmed),
+    ("past_pages", "Pages of the past read for groups and replays", |s| s.past_pages),
+    ("segments_removed", "Segments removed by retention", |s| s.segments_removed),
+    ("events_gone", "Events given up for groups that were away for too long", |s| s.gone),
     // A failed write or sync stops the process: a page that can be read says 0.
     ("wal_flush_errors", "Writes or syncs of the log that failed", |_| 0),
 ];

@@ -23,10 +23,11 @@ use bytes::Bytes;
 use super::dedup::{self, IdRuns, RunDirectory, RunLoad};
 use super::log::{Body, Content, Ids, Place, SegmentFile, SegmentNotes, Spot};
 use super::runs::{Directory, Extent, Footer, RunIds, RunKind};
-use crate::base::ids::{Index, Offset, RunNo, Term};
+use crate::base::ids::{Index, Offset, RunNo, Term, TopicNo};
 
 const MAGIC: u64 = 0x7470_6b63_536e_7268;
-const VERSION: u32 = 1;
+/// Version 1 has neither `near` nor `passed`.
+const VERSION: u32 = 2;
 /// Bytes before the body.
 const HEAD_BYTES: usize = 56;
 /// Bytes of the head that its checksum covers.
@@ -61,6 +62,11 @@ pub struct Checkpoint {
     pub id_runs: Vec<RunNo>,
     /// The sparse index before `resume`.
     pub notes: Vec<SegmentNotes>,
+    /// Per segment, the last due of what no carried run has, Unix ms.
+    pub near: Vec<(Index, u64)>,
+    /// Per topic, by how much events were late when they were published, at most, ms; topics whose
+    /// events were not are not among them. `None`: nobody knows.
+    pub passed: Option<Vec<(TopicNo, u64)>>,
     /// The applied state, in parts.
     pub state: Vec<Body>,
 }
@@ -83,39 +89,81 @@ pub struct Restored {
 pub struct Found {
     /// What it goes on from; `None`: from the log's beginning.
     pub restored: Option<Box<Restored>>,
-    /// Checkpoints that stay, oldest first, with the runs they list. All other files go.
-    pub kept: Vec<(u64, Vec<RunNo>)>,
+    /// Checkpoints that stay, oldest first. All other files go.
+    pub kept: Vec<Kept>,
+    /// Carried runs that are there though no checkpoint can be used: some have what the log has
+    /// not.
+    pub adopted: Vec<Arc<Directory>>,
+    /// What is lost for good, for people: a run is damaged, and the log begins behind it.
+    pub lost: Option<String>,
+}
+
+impl Found {
+    /// Whether a run's file stays: all others go.
+    #[must_use]
+    pub fn keeps(&self, run: RunNo) -> bool {
+        self.lost.is_some()
+            || self.kept.iter().any(|kept| kept.runs.contains(&run))
+            || self.adopted.iter().any(|adopted| adopted.head().ids.run == run)
+    }
+
+    /// Whether a checkpoint's file stays: all others go.
+    #[must_use]
+    pub fn keeps_checkpoint(&self, number: u64) -> bool {
+        self.lost.is_some() || self.kept.iter().any(|kept| kept.number == number)
+    }
+}
+
+/// A checkpoint on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its number.
+    pub number: u64,
+    /// The runs that it lists.
+    pub runs: Vec<RunNo>,
+    /// It needs no segment before this.
+    pub resume: Index,
 }
 
 /// The files of runs, before a start.
 pub trait RunFiles {
     /// Bytes of a run's file; `None` if there is none.
     fn len(&self, run: RunNo) -> Option<u64>;
+    /// All runs that there are.
+    fn all(&self) -> Vec<RunNo>;
     /// `len` bytes of it from `position` on; `None` if they are not there.
     fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes>;
 }
 
 /// Chooses the newest checkpoint whose log and runs are there. `files`: number and bytes of each.
+/// `log_start`: segments before it are none of the log any more.
 /// `refuse` hears of those that are not used, and why.
 pub fn choose(
     mut files: Vec<(u64, Bytes)>,
     ids: Ids,
-    segments: &[SegmentFile],
+    (segments, log_start): (&[SegmentFile], Index),
     runs_of: &impl RunFiles,
     mut refuse: impl FnMut(u64, CheckpointFault),
 ) -> Found {
     files.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     let mut found = Found::default();
+    let mut lost = None;
     for (number, bytes) in files {
         let decoded = Checkpoint::decode(&bytes, ids).and_then(|checkpoint| {
-            checkpoint.check_segments(segments)?;
+            checkpoint.check_segments(segments, log_start)?;
+            let whole = |run: &&RunNo| open_run(ids, **run, runs_of).is_none();
+            if let Some(run) = checkpoint.carried.iter().find(whole) {
+                lost = lost.take().or(Some(*run));
+                return Err(CheckpointFault::Run);
+            }
             let there = checkpoint.runs().all(|run| runs_of.len(run).is_some());
             if there { Ok(checkpoint) } else { Err(CheckpointFault::Run) }
         });
         let read = decoded.and_then(|checkpoint| {
+            let kept = checkpoint.kept();
             if found.restored.is_some() {
                 // Kept for another start, which will look into its runs.
-                return Ok((checkpoint.number, checkpoint.runs().collect(), None));
+                return Ok((kept, None));
             }
             let all = |runs: &[RunNo], kind| {
                 let of_kind = |run: &Arc<Directory>| run.head().kind == kind;
@@ -127,20 +175,46 @@ pub fn choose(
             let id_runs = checkpoint.id_runs.iter().map(|run| open_ids(ids, *run, runs_of));
             let id_runs = id_runs.collect::<Option<Vec<_>>>().ok_or(CheckpointFault::Run)?;
             let ids = IdRuns::new(id_runs, checkpoint.ids_end).ok_or(CheckpointFault::Run)?;
-            let runs: Vec<RunNo> = checkpoint.runs().collect();
-            let restored = Box::new(Restored { checkpoint, carried, indexes, ids });
-            Ok((restored.checkpoint.number, runs, Some(restored)))
+            Ok((kept, Some(Box::new(Restored { checkpoint, carried, indexes, ids }))))
         });
         match read {
-            Ok((own, runs, restored)) if own == number => {
-                found.kept.insert(0, (number, runs));
+            Ok((kept, restored)) if kept.number == number => {
+                found.kept.insert(0, kept);
                 found.restored = found.restored.take().or(restored);
             }
             Ok(_) => refuse(number, CheckpointFault::Foreign),
             Err(fault) => refuse(number, fault),
         }
     }
+    if found.restored.is_none() && log_start > Index(1) {
+        found.lost = lost.map(|run| {
+            format!(
+                "run {run} is not there or damaged, and the log begins behind what it held: \
+                 restore a backup"
+            )
+        });
+        found.adopted = adopt(ids, runs_of);
+    }
     found
+}
+
+/// All whole carried runs, by their first offsets, but for those that a newer one replaces.
+fn adopt(ids: Ids, runs_of: &impl RunFiles) -> Vec<Arc<Directory>> {
+    let mut numbers = runs_of.all();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    let mut adopted: Vec<Arc<Directory>> = Vec::new();
+    for run in numbers.into_iter().filter_map(|run| open_run(ids, run, runs_of)) {
+        let head = *run.head();
+        let replaced = adopted.iter().any(|newer| {
+            let newer = newer.head();
+            newer.first_offset <= head.first_offset && head.end_offset <= newer.end_offset
+        });
+        if head.kind == RunKind::Carried && !replaced {
+            adopted.push(run);
+        }
+    }
+    adopted.sort_by_key(|run| (run.head().first_offset, run.head().ids.run));
+    adopted
 }
 
 /// Reads the directory of a run; `None` if it is damaged.
@@ -194,22 +268,31 @@ impl std::fmt::Display for CheckpointFault {
 }
 
 impl Checkpoint {
+    /// What is kept in mind of it.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let resume = self.resume.place.segment;
+        Kept { number: self.number, runs: self.runs().collect(), resume }
+    }
+
     /// All runs that it speaks of.
     pub fn runs(&self) -> impl Iterator<Item = RunNo> + '_ {
         self.carried.iter().chain(&self.indexes).chain(&self.id_runs).copied()
     }
 
-    /// Whether these files can be the log that it was made of.
-    pub fn check_segments(&self, segments: &[SegmentFile]) -> Result<(), CheckpointFault> {
+    /// Whether these files can be the log that it was made of, which begins with `log_start` now.
+    pub fn check_segments(
+        &self,
+        segments: &[SegmentFile],
+        log_start: Index,
+    ) -> Result<(), CheckpointFault> {
         let resume = self.resume.place.segment;
-        let there = segments.iter().map(|file| file.first).filter(|first| *first <= resume);
+        let there = segments.iter().map(|file| file.first);
+        let there = there.filter(|first| (log_start..=resume).contains(first));
         let spoken_of = self.notes.iter().map(|notes| notes.first);
-        let same = there.eq(spoken_of.chain(
-            [resume]
-                .into_iter()
-                .filter(|resume| self.notes.last().is_none_or(|last| last.first != *resume)),
-        ));
-        if same { Ok(()) } else { Err(CheckpointFault::Segments) }
+        let last = self.notes.last().is_none_or(|last| last.first != resume).then_some(resume);
+        let same = there.eq(spoken_of.filter(|first| *first >= log_start).chain(last));
+        if same && resume >= log_start { Ok(()) } else { Err(CheckpointFault::Segments) }
     }
 
     /// The bytes of its file.
@@ -233,6 +316,8 @@ impl Checkpoint {
             self.id_runs.len() as u64,
             self.notes.len() as u64,
             self.state.len() as u64,
+            self.near.len() as u64,
+            self.passed.as_ref().map_or(0, |passed| passed.len() as u64),
         ];
         let mut put = |number: u64| out.extend_from_slice(&number.to_le_bytes());
         numbers.into_iter().for_each(&mut put);
@@ -240,6 +325,9 @@ impl Checkpoint {
         for notes in &self.notes {
             notes.to_numbers(&mut put);
         }
+        self.near.iter().flat_map(|(first, due)| [first.0, *due]).for_each(&mut put);
+        let passed = self.passed.iter().flatten();
+        passed.flat_map(|(topic, ms)| [u64::from(topic.0), *ms]).for_each(&mut put);
         for body in &self.state {
             out.extend_from_slice(&(body.bytes().len() as u64).to_le_bytes());
             out.extend_from_slice(body.bytes());
@@ -269,8 +357,10 @@ impl Checkpoint {
         if crc_at(COVERED) != crc32fast::hash(&head[..COVERED]) || crc_at(COVERED + 4) != 0 {
             return Err(F::Checksum);
         }
-        let whose = (u64::from(VERSION) | u64::from(ids.partition.0) << 32, ids.cluster);
-        if number_at(0) != MAGIC || (number_at(8), number_at(16)) != whose {
+        let version = number_at(8) as u32;
+        let whose = (u64::from(version) | u64::from(ids.partition.0) << 32, ids.cluster);
+        let known = (1..=VERSION).contains(&version);
+        if number_at(0) != MAGIC || (number_at(8), number_at(16)) != whose || !known {
             return Err(F::Foreign);
         }
         if number_at(32) != (bytes.len() - HEAD_BYTES) as u64 {
@@ -279,7 +369,7 @@ impl Checkpoint {
         if crc_at(40) != crc32fast::hash(&bytes[HEAD_BYTES..]) || crc_at(44) != 0 {
             return Err(F::Checksum);
         }
-        Numbers { bytes, at: HEAD_BYTES }.checkpoint(ids, number_at(24))
+        Numbers { bytes, at: HEAD_BYTES, version }.checkpoint(ids, number_at(24))
     }
 }
 
@@ -287,6 +377,7 @@ impl Checkpoint {
 struct Numbers<'a> {
     bytes: &'a Bytes,
     at: usize,
+    version: u32,
 }
 
 impl Numbers<'_> {
@@ -306,6 +397,8 @@ impl Numbers<'_> {
         let (carried, indexes) = (self.next()?, self.next()?);
         let (ids_end, id_runs) = (Offset(self.next()?), self.next()?);
         let (segments, parts) = (self.next()?, self.next()?);
+        let is_first = self.version == 1;
+        let (near, passed) = if is_first { (0, 0) } else { (self.next()?, self.next()?) };
         let mut runs = |count: u64| -> Result<Vec<RunNo>, CheckpointFault> {
             (0..count).map(|_| self.next().map(RunNo)).collect()
         };
@@ -316,11 +409,20 @@ impl Numbers<'_> {
                 SegmentNotes::from_numbers(|| self.next().ok()).ok_or(CheckpointFault::Field)?,
             );
         }
+        let near = self.pairs(near)?.into_iter().map(|(first, due)| (Index(first), due));
+        let near: Vec<_> = near.collect();
+        let passed = self.pairs(passed)?.into_iter().map(|(topic, ms)| {
+            let topic = u32::try_from(topic).map_err(|_| CheckpointFault::Field)?;
+            Ok((TopicNo(topic), ms))
+        });
+        let passed = passed.collect::<Result<Vec<_>, CheckpointFault>>()?;
+        let passed = (!is_first).then_some(passed);
         let state: Vec<Body> = (0..parts).map(|_| self.body()).collect::<Result<_, _>>()?;
         let sound = flushed.max(ids_end) <= applied_end
             && resume.index <= last.0
             && place.segment <= resume.index
             && notes.is_sorted_by(|a, b| a.first < b.first)
+            && near.is_sorted_by(|a, b| a.0 < b.0)
             && notes.last().is_none_or(|last| last.first <= place.segment)
             && carried.iter().chain(&indexes).chain(&id_runs).all(|run| *run <= last_run)
             && self.at == self.bytes.len();
@@ -341,8 +443,14 @@ impl Numbers<'_> {
             ids_end,
             id_runs,
             notes,
+            near,
+            passed,
             state,
         })
+    }
+
+    fn pairs(&mut self, count: u64) -> Result<Vec<(u64, u64)>, CheckpointFault> {
+        (0..count).map(|_| Ok((self.next()?, self.next()?))).collect()
     }
 
     fn body(&mut self) -> Result<Body, CheckpointFault> {

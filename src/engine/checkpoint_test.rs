@@ -52,6 +52,8 @@ fn checkpoint() -> Checkpoint {
         ids_end: Offset(30),
         id_runs: vec![RunNo(6)],
         notes: notes(),
+        near: vec![(Index(1), 4_000), (Index(11), 5_000)],
+        passed: Some(vec![(TopicNo(0), 17)]),
         state: state.finish(),
     }
 }
@@ -69,11 +71,19 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
-fn golden_checkpoint_of_version_1() {
-    let golden = include_bytes!("../../tests/golden/checkpoint.v1.bin");
+fn golden_checkpoint_of_version_2() {
+    let golden = include_bytes!("../../tests/golden/checkpoint.v2.bin");
     assert!(checkpoint().encode() == golden[..], "the bytes of a format never change");
     let read = Checkpoint::decode(&Bytes::from_static(golden), IDS).expect("it is whole");
     assert!(same(&read, &checkpoint()));
+}
+
+#[test]
+fn golden_checkpoint_of_version_1_is_read() {
+    let golden = include_bytes!("../../tests/golden/checkpoint.v1.bin");
+    let read = Checkpoint::decode(&Bytes::from_static(golden), IDS).expect("it is whole");
+    let before = Checkpoint { near: Vec::new(), passed: None, ..checkpoint() };
+    assert!(same(&read, &before));
 }
 
 #[test]
@@ -113,6 +123,10 @@ fn numbers_that_cannot_be_are_refused() {
 struct NoRuns;
 
 impl RunFiles for NoRuns {
+    fn all(&self) -> Vec<RunNo> {
+        Vec::new()
+    }
+
     fn len(&self, _: RunNo) -> Option<u64> {
         None
     }
@@ -131,22 +145,23 @@ fn the_newest_one_whose_log_and_runs_are_there_is_chosen() {
     let new = Checkpoint { number: 10, carried, indexes, id_runs, ..checkpoint() };
     let files = || vec![(9, old.encode().into()), (10, new.encode().into())];
     let mut refused = Vec::new();
-    let found = choose(files(), IDS, &segments, &NoRuns, |n, why| refused.push((n, why)));
+    let log = (&segments[..], Index(0));
+    let found = choose(files(), IDS, log, &NoRuns, |n, why| refused.push((n, why)));
     assert_eq!(refused, [(9, CheckpointFault::Run)]);
-    assert_eq!(found.kept, [(10, vec![])]);
+    assert_eq!(found.kept, [Kept { number: 10, runs: vec![], resume: Index(11) }]);
     assert_eq!(found.restored.expect("the newest").checkpoint.number, 10);
 
     // Without its segments none is used; nor is one under another's name.
     for gone in [0, 1] {
         let mut fewer = segments.to_vec();
         fewer.remove(gone);
-        let found = choose(files(), IDS, &fewer, &NoRuns, |_, why| {
+        let found = choose(files(), IDS, (&fewer, Index(0)), &NoRuns, |_, why| {
             assert_eq!(why, CheckpointFault::Segments);
         });
         assert!(found.restored.is_none() && found.kept.is_empty());
     }
     let renamed = vec![(11, new.encode().into())];
-    assert!(choose(renamed, IDS, &segments, &NoRuns, |_, _| {}).restored.is_none());
+    assert!(choose(renamed, IDS, (&segments, Index(0)), &NoRuns, |_, _| {}).restored.is_none());
 }
 
 #[test]

@@ -2,24 +2,30 @@
 //! memory's readers may go without them.
 //!
 //! ```text
-//!   now         armed_to          far                                    (due, wall clock)
-//!    |-- wheel ----|-- memory index --|--- memory index until flushed, then runs --->
+//!    floor       now         armed_to          far                    (due, wall clock)
+//!  ----|-- memory --|-- wheel ----|-- memory index --|-- memory until flushed, then runs
+//!   runs
 //! ```
 //! An event is in the wheel up to `armed_to`. One that is due behind `far` (at `armed_to` or later)
 //! leaves the memory when a flush has carried it into a run; it is loaded again, block by block,
-//! when its time nears or a reader comes to it.
+//! when its time nears or a reader comes to it. What is long past leaves it too, once it is in a
+//! run or a due index (up to the topic's `floor`): who reads there reads pages of them (`past`).
 //!
 //! Must hold:
 //! - every applied event is in its topic's memory index, or in a run behind the topic's
-//!   `loaded_to` (or both);
-//! - what left the memory was due at its `schedule_ts`, was not armed, and was known to no group;
+//!   `loaded_to` (or both), or at or before its `floor` in a run or a due index (or both);
+//! - a topic's `floor` is not behind its `loaded_to`;
+//! - what left the memory ahead of its time was due at its `schedule_ts`, was not armed, and was
+//!   known to no group;
 //! - a run's file is removed when nothing refers to it and no read of it is out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::block_load::BlockLoad;
 use super::flow::replay::Page;
+use super::past::GroupPast;
 use super::runs::{Block, Directory, RunKey, RunKind};
 use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
 use crate::base::limits;
@@ -27,7 +33,12 @@ use crate::base::limits;
 /// What of a topic lies in runs only.
 #[derive(Debug)]
 pub struct OnDisk {
-    /// Runs hold nothing of the topic behind memory's back up to here.
+    /// Memory may lack what lies at or before this: runs and due indexes have it.
+    pub floor: Position,
+    /// Past events that have left the memory so far: a page that was read before some did does
+    /// not know of those.
+    pub trimmed: u64,
+    /// From the floor up to here runs hold nothing of the topic behind memory's back.
     pub loaded_to: Position,
     /// Before the last load: readers that are behind it have enough to read.
     pub mark: Position,
@@ -44,6 +55,8 @@ pub struct OnDisk {
 impl Default for OnDisk {
     fn default() -> Self {
         Self {
+            floor: Position::START,
+            trimmed: 0,
             loaded_to: Position::START,
             mark: Position::START,
             next_due: u64::MAX,
@@ -62,24 +75,13 @@ impl OnDisk {
     }
 }
 
-/// A load of a topic: one block of each run that has events of it soon.
+/// A load of a topic.
 #[derive(Debug)]
 pub struct Loading {
-    /// The blocks, the missing ones on their way.
-    pub blocks: Vec<LoadBlock>,
-    /// Runs that are not read hold nothing due earlier, Unix ms.
-    pub bound: u64,
-}
-
-/// A block of a [`Loading`].
-#[derive(Debug)]
-pub struct LoadBlock {
-    /// Its run.
-    pub run: Arc<Directory>,
-    /// Its number.
-    pub number: usize,
-    /// Its bytes, once they are there.
-    pub block: Option<Block>,
+    /// What is read.
+    pub load: BlockLoad,
+    /// Only to count what is due already: memory has no room for it.
+    pub skim: bool,
 }
 
 /// Who waits for a block of a run.
@@ -87,10 +89,25 @@ pub struct LoadBlock {
 pub enum BlockFlow {
     /// A load of this topic.
     Load(TopicNo),
+    /// The next page of the past of a group.
+    Past(GroupNo),
     /// A group whose next record lies there.
     Group(GroupNo),
     /// A page whose next record lies there.
     Replay(Box<Page>),
+}
+
+impl BlockFlow {
+    /// Whether both are one that waits. No two pages are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Load(one), Self::Load(other)) => one == other,
+            (Self::Past(one), Self::Past(other)) | (Self::Group(one), Self::Group(other)) => {
+                one == other
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A read of a run that is out.
@@ -115,6 +132,22 @@ pub struct Drop {
     pub far: u64,
     /// Where to go on.
     pub at: Position,
+}
+
+/// A pass over all topics in which what is past leaves the memory, a few events at a time.
+#[derive(Debug)]
+pub struct Trim {
+    /// The topic to go on with.
+    pub topic: u32,
+    /// Where in it to go on, and where to end; `None`: it is not begun.
+    pub within: Option<(Position, Position)>,
+    /// What is due later stays, Unix ms.
+    pub to: u64,
+    /// What groups have not read goes as well: they read pages.
+    pub all: bool,
+    /// Retention waits for it: of offsets before this nothing stays that is due up to `to`. `None`:
+    /// nobody does, or it was not so everywhere.
+    pub whole: Option<Offset>,
 }
 
 /// A step of `armed_to`, a few events at a time.
@@ -183,8 +216,22 @@ pub struct Horizon {
     pub armed_to: u64,
     /// Events in memory that are not in the wheel, and not due.
     pub unarmed: u64,
-    /// Events that are in runs only.
+    /// Events that are in runs only, their time to come or not looked at since it came.
     pub on_disk: u64,
+    /// Events at or before their topics' floors that are not in memory.
+    pub past: u64,
+    /// Past events in memory above which the next pass begins.
+    pub trim_at: u64,
+    /// A pass that lets go of what is past, under way.
+    pub trim: Option<Trim>,
+    /// Topics of which due events in runs are only counted, since memory has no room for them.
+    pub skims: BTreeSet<TopicNo>,
+    /// Groups that read the past.
+    pub readers: BTreeMap<GroupNo, GroupPast>,
+    /// Groups that have read their page of the past.
+    pub pages_wanted: BTreeSet<GroupNo>,
+    /// Groups that come to events of the past that the clock has gone back behind, by due.
+    pub rewound: BTreeSet<(u64, GroupNo)>,
     /// Topics that groups consume, by the `next_due` of what is in runs only.
     pub queue: BTreeSet<(u64, TopicNo)>,
     /// Topics whose readers have come to what is in runs only.
@@ -219,6 +266,13 @@ impl Horizon {
             armed_to: 0,
             unarmed: 0,
             on_disk: 0,
+            past: 0,
+            trim_at: 0,
+            trim: None,
+            skims: BTreeSet::new(),
+            readers: BTreeMap::new(),
+            pages_wanted: BTreeSet::new(),
+            rewound: BTreeSet::new(),
             queue: BTreeSet::new(),
             wanted: BTreeSet::new(),
             drops: VecDeque::new(),
@@ -241,7 +295,13 @@ impl Horizon {
 
     /// Whether something is to be done as soon as possible.
     pub fn is_busy(&self) -> bool {
-        !self.drops.is_empty() || self.arming.is_some()
+        let pages = !self.pages_wanted.is_empty();
+        !self.drops.is_empty() || self.arming.is_some() || self.trim.is_some() || pages
+    }
+
+    /// All runs, of both kinds.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Directory>> + Clone {
+        self.runs.iter().chain(&self.indexes)
     }
 
     /// The runs of a kind, oldest first.
@@ -263,8 +323,12 @@ impl Horizon {
 
 /// The oldest run of the newest [`limits::RUN_FANOUT`] ones, if they are alike enough in size to be
 /// merged: so each record is written again only when its run has grown by that factor.
-pub fn merge_from(runs: &[Arc<Directory>]) -> Option<usize> {
+/// Runs of `largest` bytes and more stay as they are.
+pub fn merge_from(runs: &[Arc<Directory>], largest: u64) -> Option<usize> {
     let from = runs.len().checked_sub(limits::RUN_FANOUT)?;
+    if runs[from..].iter().any(|run| run.bytes() >= largest) {
+        return None;
+    }
     let tier = |run: &Arc<Directory>| (run.blocks() as u64).max(1).ilog(limits::RUN_FANOUT as u64);
     let newest = tier(&runs[runs.len() - 1]);
     runs[from..].iter().all(|run| tier(run) <= newest).then_some(from)

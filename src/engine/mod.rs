@@ -15,6 +15,7 @@
 //! Rules (DESIGN section 3): a flow that needs a read parks one named struct in one bounded table
 //! ([`reads`]); the driver lends write buffers; one step handles a bounded amount.
 
+pub mod block_load;
 pub mod checkpoint;
 pub mod dedup;
 pub mod delivery;
@@ -29,9 +30,11 @@ pub mod log_clock;
 pub mod lookups;
 pub mod mesh;
 pub mod partition;
+pub mod past;
 pub mod proposals;
 pub mod reads;
 pub mod replica;
+pub mod retention;
 pub mod runs;
 pub mod space;
 pub mod stats;
@@ -298,7 +301,9 @@ fn hear(
             own(partitions, partition).give_back(step, key, events);
         }
         M::Replay { subscription, partition, topic, range, from: cursor, events } => {
-            let page = Page { shard: from, subscription, topic, range, from: cursor, events };
+            let (shard, past, load) = (from, None, None);
+            let from = cursor;
+            let page = Page { shard, subscription, topic, range, from, events, past, load };
             own(partitions, partition).replay_page(step, page);
         }
         M::Status { request, partition } => {

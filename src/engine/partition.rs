@@ -35,6 +35,7 @@ use super::lookups::Lookups;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use super::replica::{self, CommitRule, HardState, Replica};
+use super::retention::Retention;
 use super::runs::DueSource;
 use super::topics::Topics;
 use super::wheel::{Handle, Wheel};
@@ -89,6 +90,7 @@ pub struct Partition {
     pub(super) segments: Vec<(Index, u64)>,
     pub(super) horizon: Horizon,
     pub(super) checkpoints: Checkpoints,
+    pub(super) retention: Retention,
     pub(super) writes: Writes,
     pub(super) roll: Roll,
     pub(super) chain: u32,
@@ -136,6 +138,7 @@ impl Partition {
             segments: Vec::new(),
             horizon: Horizon::new(config.cache_bytes / owned / 4),
             checkpoints: Checkpoints::default(),
+            retention: Retention::default(),
             writes: Writes::default(),
             roll: Roll::None,
             chain: 0,
@@ -287,7 +290,7 @@ impl Partition {
 
     /// Events in the in-memory index.
     pub(super) fn indexed(&self) -> u64 {
-        self.applied_end.0 - self.horizon.on_disk
+        self.applied_end.0.saturating_sub(self.horizon.on_disk + self.horizon.past)
     }
 
     /// Per group: all applied events of its topic, by where they stand. Walks every event. Empty
@@ -301,6 +304,7 @@ impl Partition {
             let mut audit = GroupAudit {
                 group: group.name.clone(),
                 topic: topic.name.clone(),
+                is_whole: self.horizon.past == 0,
                 applied: topic.disk.count,
                 settled: 0,
                 unsettled: group.cursor.unsettled().len() as u64,
@@ -348,6 +352,8 @@ pub struct GroupAudit {
     pub group: Arc<str>,
     /// Topic name.
     pub topic: Arc<str>,
+    /// Nothing of the topic's past has left the memory: else what has is not counted.
+    pub is_whole: bool,
     /// Applied events of the topic that pass the group's filter.
     pub applied: u64,
     /// Of those, done.

@@ -47,6 +47,14 @@ pub struct EngineStats {
     pub checkpoints: u64,
     /// Events that came back into memory by them.
     pub loaded: u64,
+    /// Events whose time is past that left the memory.
+    pub trimmed: u64,
+    /// Pages of the past read for groups and replays.
+    pub past_pages: u64,
+    /// Segments removed by retention.
+    pub segments_removed: u64,
+    /// Events given up for a group because their records were gone.
+    pub gone: u64,
     /// Events that are in runs only, now.
     pub on_disk: u64,
     /// Reads of runs of ids.
@@ -128,6 +136,10 @@ impl Default for EngineStats {
             loads: 0,
             checkpoints: 0,
             loaded: 0,
+            trimmed: 0,
+            past_pages: 0,
+            segments_removed: 0,
+            gone: 0,
             on_disk: 0,
             id_reads: 0,
             ids_in_memory: 0,

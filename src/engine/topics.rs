@@ -70,6 +70,17 @@ impl Topics {
         self.list.len()
     }
 
+    /// Per topic, by how much its events were late at most, ms, where they were.
+    pub fn passed(&self) -> Vec<(TopicNo, u64)> {
+        let passed = self.iter().map(|(no, topic)| (no, topic.axis.max_passed_ms()));
+        passed.filter(|(_, ms)| *ms > 0).collect()
+    }
+
+    /// Events of any topic may be late by this much, ms.
+    pub fn passed_up_to(&mut self, ms: u64) {
+        self.list.iter_mut().for_each(|topic| topic.axis.passed_up_to(ms));
+    }
+
     /// All of them, in order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (TopicNo, &Topic)> {
         self.list.iter().enumerate().map(|(no, topic)| (TopicNo(no as u32), topic))

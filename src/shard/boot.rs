@@ -284,7 +284,8 @@ fn mount_all(
         let shard = shard_of(partition, engine.shards);
         let mounted = mount(&directory.path, partition)?;
         let ids = Ids { cluster: directory.cluster, partition };
-        let found = checkpoints::find(&directory.path, ids, &mounted.segments)?;
+        let log_start = mounted.hard_state.unwrap_or_default().log_start;
+        let found = checkpoints::find(&directory.path, ids, (&mounted.segments, log_start))?;
         by_shard[usize::from(shard.0)].push((mounted, found));
     }
     Ok(by_shard)

@@ -11,7 +11,6 @@
 //! What a start does not use is removed, and so are runs that no checkpoint lists: the log has all
 //! that was in them.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -24,7 +23,7 @@ use super::directory::{DirectoryError, io_error, partition_path, sync_directory}
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use super::jobs::{parse_run_name, run_path};
-use crate::base::ids::{PartitionId, RunNo};
+use crate::base::ids::{Index, PartitionId, RunNo};
 use crate::engine::checkpoint::{self, Found, RunFiles};
 use crate::engine::log::Ids;
 use crate::engine::{Input, SegmentFile};
@@ -40,7 +39,7 @@ fn checkpoint_path(data: &Path, partition: PartitionId, number: u64) -> PathBuf 
 pub(super) fn find(
     data: &Path,
     ids: Ids,
-    segments: &[SegmentFile],
+    (segments, log_start): (&[SegmentFile], Index),
 ) -> Result<Found, DirectoryError> {
     let path = partition_path(data, ids.partition);
     let list = list(&path).map_err(io_error("list the directory", &path))?;
@@ -54,19 +53,13 @@ pub(super) fn find(
         let (partition, text) = (ids.partition, "a checkpoint is not used: the start takes longer");
         tracing::warn!(%partition, number, %fault, text);
     };
-    let found = checkpoint::choose(files, ids, segments, &Runs { data, ids }, refuse);
-    let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
-    let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();
+    let found = checkpoint::choose(files, ids, (segments, log_start), &Runs { data, ids }, refuse);
     let mut gone = list.unfinished;
-    let unused = list.checkpoints.iter().filter(|number| !kept.contains(number));
+    let unused = list.checkpoints.iter().filter(|number| !found.keeps_checkpoint(**number));
     gone.extend(unused.map(|number| checkpoint_path(data, ids.partition, *number)));
     // Checkpoints first: none is left behind that lists a run which is gone.
-    gone.extend(
-        list.runs
-            .iter()
-            .filter(|run| !runs.contains(run))
-            .map(|run| run_path(data, ids.partition, *run)),
-    );
+    let unused = list.runs.iter().filter(|run| !found.keeps(**run));
+    gone.extend(unused.map(|run| run_path(data, ids.partition, *run)));
     for path in &gone {
         fs::remove_file(path).map_err(io_error("remove", path))?;
     }
@@ -122,6 +115,11 @@ struct Runs<'a> {
 impl RunFiles for Runs<'_> {
     fn len(&self, run: RunNo) -> Option<u64> {
         Some(fs::metadata(run_path(self.data, self.ids.partition, run)).ok()?.len())
+    }
+
+    fn all(&self) -> Vec<RunNo> {
+        list(&partition_path(self.data, self.ids.partition))
+            .map_or(Vec::new(), |listed| listed.runs)
     }
 
     fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes> {
@@ -193,7 +191,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{Index, Offset, Term};
+    use crate::base::ids::{Offset, Term};
     use crate::engine::checkpoint::Checkpoint;
     use crate::engine::log::{Place, Spot, StateBuilder, StateHead};
 
@@ -214,6 +212,8 @@ mod tests {
             ids_end: Offset(0),
             id_runs: Vec::new(),
             notes: Vec::new(),
+            near: Vec::new(),
+            passed: None,
             state: StateBuilder::new(StateHead::default()).finish(),
         };
         checkpoint.encode()
@@ -236,9 +236,10 @@ mod tests {
         write("stranger", b"kept").expect("written");
 
         let segments = [SegmentFile { first: Index(1), len: 4096 }];
-        let found = find(data, IDS, &segments).expect("readable");
+        let found = find(data, IDS, (&segments, Index(0))).expect("readable");
         assert_eq!(found.restored.expect("one is whole").checkpoint.number, 2);
-        assert_eq!(found.kept, [(1, vec![]), (2, vec![])]);
+        let kept: Vec<u64> = found.kept.iter().map(|kept| kept.number).collect();
+        assert_eq!(kept, [1, 2]);
         let left = fs::read_dir(&directory).expect("there");
         let mut left: Vec<_> = left.map(|e| e.expect("an entry").file_name()).collect();
         left.sort_unstable();

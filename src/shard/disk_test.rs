@@ -169,6 +169,7 @@ fn the_hard_state_alternates_between_its_slots() {
                 vote: 1,
                 commit: Index(number),
                 cut_from: Index(number + 1),
+                log_start: Index(number + 2),
             };
             disk.in_order(PARTITION, FileOp::Save(state));
             assert!(matches!(next(&disk.inbox).await, Input::HardStateSaved { .. }));

@@ -7,8 +7,8 @@
 //! p-00000/replica.state              two 4 KiB slots; the valid one with the higher number counts
 //! ```
 //! A slot is `magic u64, version u32, partition u32, number u64, term u64, vote u64, commit u64,
-//! cut_from u64, crc u32` in little endian, zeros behind. The slots are written in turn, so a torn
-//! write leaves the state before it.
+//! cut_from u64, log_start u64, crc u32` in little endian, zeros behind. The slots are written in
+//! turn, so a torn write leaves the state before it.
 //!
 //! A server mounts, which makes what is missing. Tools on a stopped node [`survey`], which changes
 //! nothing, and may save a state ([`Mounted::save_state`]) while they hold the directory's lock.
@@ -27,9 +27,12 @@ use crate::engine::{HardState, SegmentFile};
 /// Name of the slot file in a partition's directory.
 pub const STATE_FILE: &str = "replica.state";
 const MAGIC: u64 = 0x6574_6174_536e_7268;
-const VERSION: u32 = 1;
+/// Version 1 had no `log_start`.
+const VERSION: u32 = 2;
 /// Bytes of a slot that its checksum covers.
-const COVERED: usize = 56;
+const COVERED: usize = 64;
+/// As many of version 1.
+const COVERED_BEFORE: usize = 56;
 
 /// A partition as the disk has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,18 +149,21 @@ pub(super) fn encode_slot(slot: &mut [u8], partition: PartitionId, number: u64, 
     slot[24..32].copy_from_slice(&state.term.0.to_le_bytes());
     slot[32..40].copy_from_slice(&state.vote.to_le_bytes());
     slot[40..48].copy_from_slice(&state.commit.0.to_le_bytes());
-    slot[48..COVERED].copy_from_slice(&state.cut_from.0.to_le_bytes());
+    slot[48..56].copy_from_slice(&state.cut_from.0.to_le_bytes());
+    slot[56..COVERED].copy_from_slice(&state.log_start.0.to_le_bytes());
     let crc = crc32fast::hash(&slot[..COVERED]);
     slot[COVERED..COVERED + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The number and state of a slot, if it is whole and this partition's.
 fn decode_slot(slot: &[u8], partition: PartitionId) -> Option<(u64, HardState)> {
-    let covered = slot.get(..COVERED)?;
-    let u64_at = |at: usize| u64::from_le_bytes(covered[at..at + 8].try_into().expect("8 bytes"));
-    let crc = u32::from_le_bytes(slot.get(COVERED..COVERED + 4)?.try_into().expect("4 bytes"));
-    let head = u64::from(VERSION) | u64::from(partition.0) << 32;
-    if u64_at(0) != MAGIC || u64_at(8) != head || crc32fast::hash(covered) != crc {
+    let version = u32::from_le_bytes(slot.get(8..12)?.try_into().expect("4 bytes"));
+    let covered = slot.get(..if version == 1 { COVERED_BEFORE } else { COVERED })?;
+    let crc = slot.get(covered.len()..covered.len() + 4)?;
+    let u64_at = |at: usize| u64::from_le_bytes(slot[at..at + 8].try_into().expect("8 bytes"));
+    let head = u64::from(version) | u64::from(partition.0) << 32;
+    let known = (1..=VERSION).contains(&version) && u64_at(0) == MAGIC && u64_at(8) == head;
+    if !known || crc32fast::hash(covered).to_le_bytes() != *crc {
         return None;
     }
     let state = HardState {
@@ -165,6 +171,7 @@ fn decode_slot(slot: &[u8], partition: PartitionId) -> Option<(u64, HardState)> 
         vote: u64_at(32),
         commit: Index(u64_at(40)),
         cut_from: Index(u64_at(48)),
+        log_start: Index(if version == 1 { 0 } else { u64_at(56) }),
     };
     Some((u64_at(16), state))
 }
@@ -183,8 +190,12 @@ mod tests {
 
     fn slot(number: u64, term: u64) -> Vec<u8> {
         let mut slot = vec![0; BLOCK as usize];
-        let state =
-            HardState { term: Term(term), vote: 9, commit: Index(term * 10), cut_from: Index(0) };
+        let state = HardState {
+            term: Term(term),
+            vote: 9,
+            commit: Index(term * 10),
+            ..HardState::default()
+        };
         encode_slot(&mut slot, PARTITION, number, state);
         slot
     }
@@ -255,7 +266,8 @@ mod tests {
         let golden = include_bytes!("../../tests/golden/replica.v1.bin");
         let states = [(8, 5, 0), (7, 4, 31)].map(|(number, term, cut_from)| {
             let (commit, cut_from) = (Index(term * 10), Index(cut_from));
-            let state = HardState { term: Term(term), vote: 1, commit, cut_from };
+            let state =
+                HardState { term: Term(term), vote: 1, commit, cut_from, ..HardState::default() };
             let mut slot = vec![0; BLOCK as usize];
             encode_slot(&mut slot, PARTITION, number, state);
             (number, state, slot)

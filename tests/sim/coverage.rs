@@ -35,6 +35,12 @@ pub struct Coverage {
     pub merges: u64,
     pub run_reads: u64,
     pub runs_removed: u64,
+    /// Logs that lost their oldest segment.
+    pub log_starts: u64,
+    /// Starts with a log that does not reach back to its first entry; without a checkpoint.
+    pub short_logs: u64,
+    /// Carried runs written anew without what is past.
+    pub rewrites: u64,
     pub checkpoints: u64,
     pub restores: u64,
     pub condemned: u64,
@@ -69,7 +75,13 @@ impl Coverage {
         match effect {
             Effect::CreateSegment { .. } => self.segments += 1,
             Effect::StartJob { job: JobSpec::Flush(_), .. } => self.flushes += 1,
-            Effect::StartJob { job: JobSpec::Merge(_), .. } => self.merges += 1,
+            Effect::StartJob { job: JobSpec::Merge(spec), .. } => {
+                self.merges += 1;
+                self.rewrites += u64::from(spec.inputs.len() == 1);
+            }
+            Effect::SaveHardState { state, .. } => {
+                self.log_starts += u64::from(state.log_start.0 > 1);
+            }
             Effect::StartJob { job: JobSpec::FlushIds(_), .. } => self.id_flushes += 1,
             Effect::StartJob { job: JobSpec::MergeIds(_), .. } => self.id_merges += 1,
             Effect::ReadRun { .. } => self.run_reads += 1,
@@ -120,7 +132,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 39] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 42] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -147,6 +159,9 @@ impl Coverage {
             ("merges", &mut self.merges),
             ("run reads", &mut self.run_reads),
             ("runs removed", &mut self.runs_removed),
+            ("log starts moved", &mut self.log_starts),
+            ("starts with a short log", &mut self.short_logs),
+            ("runs written anew", &mut self.rewrites),
             ("checkpoints", &mut self.checkpoints),
             ("restores", &mut self.restores),
             ("condemned", &mut self.condemned),

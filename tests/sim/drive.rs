@@ -351,14 +351,17 @@ impl World {
         self.begin_space();
         for partition in (0..config.partitions).map(PartitionId) {
             let (segments, hard_state) = self.disk.mount(partition);
+            let log_start = hard_state.unwrap_or_default().log_start;
+            let is_derived = self.profile.retention_ms().is_none();
             if self.crash_rng.percent(self.profile.run_damage)
-                && self.jobs.damage(partition, &mut self.crash_rng)
+                && self.jobs.damage(partition, is_derived, &mut self.crash_rng)
             {
                 self.note(format_args!("a file of partition {partition} is damaged"));
             }
             let checkpoints =
-                self.jobs.mount(Ids { cluster: config.cluster, partition }, &segments);
+                self.jobs.mount(Ids { cluster: config.cluster, partition }, &segments, log_start);
             self.coverage.restores += u64::from(checkpoints.restored.is_some());
+            self.coverage.short_logs += u64::from(log_start.0 > 1);
             let mount = Input::Mount { partition, segments, hard_state, checkpoints };
             let node = self.node.as_mut().expect("just made");
             let owner = node.owner(partition);

@@ -82,6 +82,9 @@ pub struct Group {
     /// Wall at the requests that may have created it: lowest and highest.
     created_ms: (u64, u64),
     created: bool,
+    /// Per partition, the highest the wall had ever read when it was first delivered from: the
+    /// group was there by then.
+    there_ms: BTreeMap<u16, u64>,
     pub handled: BTreeMap<Place, Handled>,
     /// World time at which a stream of it last ended.
     last_end_us: u64,
@@ -125,6 +128,7 @@ impl Groups {
             start,
             created_ms: (u64::MAX, 0),
             created: false,
+            there_ms: BTreeMap::new(),
             handled: BTreeMap::new(),
             last_end_us: 0,
         });
@@ -290,6 +294,8 @@ impl Groups {
             return;
         };
         let group = stream.group;
+        self.all[group].there_ms.entry(place.0).or_insert(records.highest_ms);
+        let stream = &self.streams[&key];
         self.check_stream(stream, name, d);
         self.check_terms(group, d);
         self.check_lease(key, group, place, d, now);
@@ -311,6 +317,10 @@ impl Groups {
             for partition in self.sound(records) {
                 for (offset, record) in records.of_topic(partition, &group.topic) {
                     let place = (partition, offset);
+                    let there_ms = group.there_ms.get(&partition).copied();
+                    if records.may_be_gone(record, there_ms.unwrap_or(records.highest_ms)) {
+                        continue; // before the group was there
+                    }
                     if !group.requires(offset, record) || record.schedule_ts > now.wall_ms {
                         continue;
                     }

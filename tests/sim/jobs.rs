@@ -4,10 +4,10 @@
 //! checkpoint appears whole or not at all. All of it is derived from the log: files may be damaged
 //! or lost between two processes, and nothing but time may come of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chronosdb::base::ids::{PartitionId, RunNo};
+use chronosdb::base::ids::{Index, PartitionId, RunNo};
 use chronosdb::engine::checkpoint::{self, Found, RunFiles};
 use chronosdb::engine::jobs::{Job, JobStep};
 use chronosdb::engine::log::Ids;
@@ -39,6 +39,10 @@ struct Runs<'a>(&'a BTreeMap<(PartitionId, RunNo), Run>, PartitionId);
 impl RunFiles for Runs<'_> {
     fn len(&self, run: RunNo) -> Option<u64> {
         Some(self.0.get(&(self.1, run))?.bytes.len() as u64)
+    }
+
+    fn all(&self) -> Vec<RunNo> {
+        self.0.keys().filter(|(of, _)| *of == self.1).map(|(_, run)| *run).collect()
     }
 
     fn read(&self, run: RunNo, position: u64, len: u64) -> Option<Bytes> {
@@ -157,17 +161,24 @@ impl Jobs {
         }
     }
 
-    /// One file of this partition is damaged, or lost. False if there is none.
-    pub fn damage(&mut self, partition: PartitionId, rng: &mut Rng) -> bool {
+    /// One file of this partition is damaged, or lost. False if there is none. `is_derived`: the
+    /// log has all of it; else the newest of two checkpoints is, and no run: runs may be all there
+    /// is.
+    pub fn damage(&mut self, partition: PartitionId, is_derived: bool, rng: &mut Rng) -> bool {
         let first = (partition, 0)..=(partition, u64::MAX);
         let checkpoints = self.checkpoints.range_mut(first).map(|(_, bytes)| bytes);
         let first = (partition, RunNo(0))..=(partition, RunNo(u64::MAX));
         let runs = self.runs.range_mut(first).map(|(_, run)| &mut run.bytes);
-        let mut files: Vec<&mut Vec<u8>> = checkpoints.chain(runs).collect();
+        let mut files: Vec<&mut Vec<u8>> = checkpoints.collect();
+        if !is_derived && files.len() < 2 {
+            return false;
+        }
+        let newest = files.len().saturating_sub(1);
+        files.extend(runs);
         if files.is_empty() {
             return false;
         }
-        let at = rng.below(files.len() as u64) as usize;
+        let at = if is_derived { rng.below(files.len() as u64) as usize } else { newest };
         let file = &mut *files[at];
         let len = file.len() as u64;
         match rng.below(4) {
@@ -182,18 +193,20 @@ impl Jobs {
     }
 
     /// What a start finds; files that nothing speaks of are removed, as the driver does.
-    pub fn mount(&mut self, ids: Ids, segments: &[SegmentFile]) -> Found {
+    pub fn mount(&mut self, ids: Ids, segments: &[SegmentFile], log_start: Index) -> Found {
         let of = |key: &PartitionId| *key == ids.partition;
         let files = self.checkpoints.iter().filter(|((partition, _), _)| of(partition));
         let files = files.map(|((_, number), bytes)| (*number, Bytes::copy_from_slice(bytes)));
         let (runs, mut refused) = (&self.runs, 0);
         let runs = Runs(runs, ids.partition);
-        let found = checkpoint::choose(files.collect(), ids, segments, &runs, |_, _| refused += 1);
+        let found =
+            checkpoint::choose(files.collect(), ids, (segments, log_start), &runs, |_, _| {
+                refused += 1
+            });
         self.refused += refused;
-        let kept: BTreeSet<u64> = found.kept.iter().map(|(number, _)| *number).collect();
-        let runs: BTreeSet<RunNo> = found.kept.iter().flat_map(|(_, runs)| runs).copied().collect();
-        self.checkpoints.retain(|(of, number), _| *of != ids.partition || kept.contains(number));
-        self.runs.retain(|(of, run), _| *of != ids.partition || runs.contains(run));
+        let own = |of: &PartitionId| *of == ids.partition;
+        self.checkpoints.retain(|(of, n), _| !own(of) || found.keeps_checkpoint(*n));
+        self.runs.retain(|(of, run), _| !own(of) || found.keeps(*run));
         found
     }
 }

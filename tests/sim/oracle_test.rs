@@ -220,7 +220,8 @@ impl History {
 
     fn audit(&mut self, applied: u64, settled: u64, unsettled: u64, beyond: u64) {
         let (group, topic) = ("g".into(), "t".into());
-        let audit = GroupAudit { group, topic, applied, settled, unsettled, beyond };
+        let audit =
+            GroupAudit { is_whole: true, group, topic, applied, settled, unsettled, beyond };
         self.oracle.judge(PartitionId(0), &[audit], self.now);
     }
 }

@@ -120,12 +120,14 @@ impl Profile {
         let rot = rng.percent(12) && !external;
         let payload_max = if rot { 5_000 } else { *rng.pick(&[16, 200, 600, 600, 5_000]) };
         let crashes = if rot { 1 } else { *rng.pick(&[0, 1, 2, 3, 4, 6]) };
+        let segments_go = engine.retention_ms > 0;
         // Damage is planted in sealed segments: they must be there.
         let segment_bytes = if rot { 64 << 10 } else { engine.segment_bytes };
         // Drawn apart: seeds known for something else stay what they are.
         let rng_of_space = &mut Rng::new(seed, Salt::Space);
         let bounded_disk = rng_of_space.percent(25);
         let disk_reserve_bytes = *rng_of_space.pick(&[64 << 10, 256 << 10]);
+        let engine = if rot { engine } else { keeping(seed, engine) };
         Self {
             engine: EngineConfig { shards: shards[0], segment_bytes, disk_reserve_bytes, ..engine },
             bounded_disk,
@@ -140,9 +142,9 @@ impl Profile {
             drain_percent: *rng.pick(&[0, 0, 20]),
             wall_steps: *rng.pick(&[0, 0, 1, 3, 6]),
             rot,
-            run_damage: if rot { 0 } else { [0, 0, 10, 40][(mix(seed) % 4) as usize] },
+            run_damage: if rot { 0 } else { [10, 40, 60, 60][(mix(seed) % 4) as usize] },
             producers: rng.between(1, 3),
-            events: rng.between(20, 150),
+            events: rng.between(20, 150) * if segments_go { 3 } else { 1 },
             // A batch that is larger than half a segment is refused for good.
             batch_max: (20_000 / payload_max).min(*rng.pick(&[1, 4, 12, 40])),
             payload_max,
@@ -153,6 +155,11 @@ impl Profile {
             exact_dedup,
             drain_all: rng.percent(70),
         }
+    }
+
+    /// Nothing is kept for longer than this behind its due time, ms; `None`: all is kept.
+    pub fn retention_ms(&self) -> Option<u64> {
+        Some(self.engine.retention_ms).filter(|ms| *ms > 0)
     }
 
     pub fn facts(&self) -> Facts {
@@ -178,9 +185,13 @@ fn engine(
 ) -> EngineConfig {
     const DECADES_MS: u64 = 300 * 366 * 86_400_000;
     // Most seeds write ids out all the time, some never do.
-    let id_window = *Rng::new(seed, Salt::Ids).pick(&[1, 2, 4, 12, 40, 1_000_000]);
+    let rng_of_ids = &mut Rng::new(seed, Salt::Ids);
+    let id_window = *rng_of_ids.pick(&[1, 2, 4, 12, 40, 1_000_000]);
+    // Most seeds read the past from the disk.
+    let past_events = *rng_of_ids.pick(&[0, 0, 4, 20, 100, 1_000_000]);
     EngineConfig {
         id_window,
+        past_events,
         cluster: seed | 1,
         dedup_key: [seed as u8; 16],
         partitions,
@@ -199,7 +210,24 @@ fn engine(
         external_commit,
         flush_bytes: *rng.pick(&[4 << 10, 16 << 10, 64 << 10]),
         horizon_ms: *rng.pick(&[20, 200, 2_000, 60_000]),
+        retention_ms: 0,
         ..EngineConfig::default()
+    }
+}
+
+/// How long events are kept. Drawn apart, too.
+fn keeping(seed: u64, engine: EngineConfig) -> EngineConfig {
+    let rng = &mut Rng::new(seed, Salt::Retention);
+    let retention_ms = *rng.pick(&[0, 0, 1, 20, 200, 2_000]);
+    // What is removed are whole segments: there must be some.
+    let segment_bytes = if retention_ms > 0 { 64 << 10 } else { engine.segment_bytes };
+    EngineConfig {
+        retention_ms,
+        segment_bytes,
+        dead_letter_retention_ms: *rng.pick(&[0, 100, u64::MAX]),
+        retention_check_ms: *rng.pick(&[20, 200]),
+        jump_pause_ms: *rng.pick(&[0, 100]),
+        ..engine
     }
 }
 

@@ -80,6 +80,10 @@ pub struct Records {
     ids: BTreeMap<(u16, Arc<str>, String), Known>,
     /// Ids are remembered for the whole run.
     exact_dedup: bool,
+    /// How long events are kept behind their due time; `None`: for ever.
+    pub retention_ms: Option<u64>,
+    /// The highest the wall has ever read.
+    pub highest_ms: u64,
 }
 
 impl Records {
@@ -91,7 +95,21 @@ impl Records {
             partitions: (0..partitions).map(|_| Partition::default()).collect(),
             ids: BTreeMap::new(),
             exact_dedup,
+            retention_ms: None,
+            highest_ms: 0,
         }
+    }
+
+    /// Retention may have let go of the event while the wall read no more than this.
+    pub fn may_be_gone(&self, record: &Record, wall_ms: u64) -> bool {
+        let due = record.schedule_ts.max(record.append_ts.unwrap_or(0));
+        self.retention_ms.is_some_and(|kept| due.saturating_add(kept) <= wall_ms)
+    }
+
+    /// Its segment may be gone: no replay by offsets finds it.
+    pub fn may_have_left(&self, record: &Record, wall_ms: u64) -> bool {
+        let written = record.append_ts.unwrap_or(0);
+        self.retention_ms.is_some_and(|kept| written.saturating_add(kept) <= wall_ms)
     }
 
     /// A new content; its number is its place.
@@ -280,6 +298,8 @@ impl Records {
 
     /// Offsets are dense at the end: every one below the high watermark is known or not yet due.
     pub fn dense(&self, wall_ms: u64, unknown: u64) {
+        // What retention took before anyone saw it is not known.
+        let unknown = if self.retention_ms.is_some() { u64::MAX } else { unknown };
         for (number, p) in self.partitions.iter().enumerate().filter(|(_, p)| !p.rotten) {
             let highest = p.records.keys().next_back().map_or(0, |offset| offset + 1);
             hold!(

@@ -89,7 +89,13 @@ impl Replay {
             }
             for (offset, record) in records.of_topic(number, &self.spec.topic) {
                 let place = (number, offset);
-                if self.expects(offset, record) && last.is_none_or(|last| place <= last) {
+                let kept = match self.spec.range {
+                    ReplayRange::Time { .. } => !records.may_be_gone(record, records.highest_ms),
+                    ReplayRange::Offsets { .. } => {
+                        !records.may_have_left(record, records.highest_ms)
+                    }
+                };
+                if kept && self.expects(offset, record) && last.is_none_or(|last| place <= last) {
                     let there = self.returned.binary_search(&place).is_ok();
                     hold!(
                         ReplayExact,

@@ -16,6 +16,7 @@ pub enum Salt {
     Replica = 8,
     Ids = 9,
     Space = 10,
+    Retention = 11,
 }
 
 /// One stream of numbers.

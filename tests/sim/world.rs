@@ -130,6 +130,7 @@ impl World {
         let profile = Profile::new(seed);
         let facts = profile.facts();
         let mut oracle = Oracle::new(facts, profile.exact_dedup);
+        oracle.records.retention_ms = profile.retention_ms();
         for plan in &profile.groups {
             if oracle.groups.find(&plan.name, &plan.topic).is_none() {
                 oracle.groups.add(plan.name.clone(), plan.topic.clone(), plan.start);

@@ -95,7 +95,11 @@ impl Stopped {
 
     /// The log of a partition; `None` if it has no directory.
     pub fn log(&self, partition: PartitionId) -> Result<Option<LogFiles>, String> {
-        let mounted = survey(self.path(), partition).map_err(|error| error.to_string())?;
+        let mut mounted = survey(self.path(), partition).map_err(|error| error.to_string())?;
+        if let Some(Mounted { segments, hard_state: Some(state), .. }) = &mut mounted {
+            // Segments that retention was removing when the process ended are none of the log.
+            segments.retain(|file| file.first >= state.log_start);
+        }
         Ok(mounted.map(|mounted| LogFiles {
             data: self.path().to_owned(),
             ids: Ids { cluster: self.directory.cluster, partition },
@@ -122,7 +126,8 @@ impl LogFiles {
     ) -> Result<Option<ScanOutcome>, String> {
         let segments = self.mounted.segments.clone();
         let hard = self.mounted.hard_state.unwrap_or_default();
-        let known = Known { committed: hard.commit, cut_from: hard.cut_from };
+        let (committed, cut_from, log_start) = (hard.commit, hard.cut_from, hard.log_start);
+        let known = Known { committed, cut_from, log_start };
         let mut scan = Scan::recover(self.ids, segments.clone(), known);
         while let Some(request) = scan.next_read() {
             scan.feed(&self.read(request)?);

@@ -291,7 +291,13 @@ fn state_after(findings: &Findings, rot: &Rot, before: Option<HardState>) -> Har
     // No term that was ever used may begin again, though its entries are gone.
     let term = before.term.max(last.1).max(rot.term);
     let vote = if term == before.term { before.vote } else { 0 };
-    HardState { term, vote, commit: before.commit.min(last.0), cut_from: Index(0) }
+    HardState {
+        term,
+        vote,
+        commit: before.commit.min(last.0),
+        cut_from: Index(0),
+        log_start: before.log_start,
+    }
 }
 
 /// A place below `lost/` that is not taken yet: each repair has one of its own.

@@ -159,6 +159,7 @@ fn reason_word(reason: DeadReason) -> &'static str {
         DeadReason::Nacked => "nacked",
         DeadReason::Expired => "expired",
         DeadReason::Disconnected => "disconnected",
+        DeadReason::Gone => "gone",
     }
 }
 

@@ -254,6 +254,14 @@ impl Dedup {
         self.runs = runs;
     }
 
+    /// Nothing is known of the ids of events before this.
+    ///
+    /// # Panics
+    /// If something is remembered already.
+    pub fn begin_at(&mut self, start: Offset) {
+        self.restore(IdRuns::new(Vec::new(), start).expect("no runs lie side by side"));
+    }
+
     // What leaves the memory.
 
     /// The runs.

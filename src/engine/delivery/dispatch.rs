@@ -41,6 +41,17 @@ pub enum Candidate {
     Read(Position),
 }
 
+/// What the due axis has next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This event, and it is due.
+    Found(Position),
+    /// A page of the past will tell.
+    Awaited,
+    /// Nothing that is due.
+    Nothing,
+}
+
 impl Candidate {
     /// The event's place.
     pub fn position(self) -> Position {
@@ -75,6 +86,8 @@ pub struct Dispatch<H> {
     pub members: BTreeMap<MemberKey, Member>,
     /// A read of the log is under way for this group's next event.
     pub reading: bool,
+    /// Log time when it last had a member, Unix ms; 0: not looked at yet.
+    pub seen_ms: u64,
 }
 
 /// What is proposed for an event.
@@ -102,6 +115,7 @@ impl<H> Default for Dispatch<H> {
             releases: BTreeMap::new(),
             members: BTreeMap::new(),
             reading: false,
+            seen_ms: 0,
         }
     }
 }
@@ -212,12 +226,14 @@ impl<H: Copy> Dispatch<H> {
 
     /// The earlier of what is ready and what the due axis has next (`next`, already past filter and
     /// cursor). Takes nothing.
-    pub fn first(&self, next: Option<Position>) -> Option<Candidate> {
+    pub fn first(&self, next: Next) -> Option<Candidate> {
         match (self.ready.first().copied(), next) {
-            (Some(again), Some(read)) if again < read => Some(Candidate::Again(again)),
-            (_, Some(read)) => Some(Candidate::Read(read)),
-            (Some(again), None) => Some(Candidate::Again(again)),
-            (None, None) => None,
+            (Some(again), Next::Found(read)) if again < read => Some(Candidate::Again(again)),
+            (_, Next::Found(read)) => Some(Candidate::Read(read)),
+            // What comes first may be on its way.
+            (Some(again), Next::Awaited) if again > self.next_read => None,
+            (Some(again), Next::Nothing | Next::Awaited) => Some(Candidate::Again(again)),
+            (None, Next::Nothing | Next::Awaited) => None,
         }
     }
 

@@ -10,20 +10,22 @@ use bytes::Bytes;
 
 use super::load::end_of;
 use super::recover::{Phase, Recovery};
-use crate::base::ids::{Position, TopicNo};
+use crate::base::ids::{Offset, Position, TopicNo};
 use crate::engine::checkpoint::Found;
 use crate::engine::effect::Effect;
 use crate::engine::log::{Content, ScanOutcome};
 use crate::engine::partition::Partition;
 use crate::engine::reads::AXIS_READ;
-use crate::engine::runs::{Block, Directory, RunKind};
+use crate::engine::runs::{Block, Directory, DueSource, RunKind};
 use crate::engine::step::Step;
 
 /// The runs that a start still has to read.
 #[derive(Debug)]
 pub struct AxisLoad {
     blocks: VecDeque<(Arc<Directory>, usize)>,
-    /// What carried runs have up to here comes into memory.
+    /// What runs have up to here stays there.
+    floor: Position,
+    /// What carried runs have behind that, up to here, comes into memory.
     edge: Position,
     /// How the scan ended.
     outcome: Box<ScanOutcome>,
@@ -37,35 +39,48 @@ impl Partition {
         mut recovery: Box<Recovery>,
         outcome: ScanOutcome,
     ) {
+        let head = recovery.segments.first().and_then(|s| self.sparse.segment_head(s.first));
+        self.retention.log_start = head.map_or(Offset(0), |(offset, _)| offset);
+        let floor = end_of(step.now.wall_ms());
         let edge = end_of(self.edge(step, &recovery));
         let mut blocks = VecDeque::new();
-        for run in &self.horizon.indexes {
-            blocks.extend((0..run.blocks()).map(|number| (run.clone(), number)));
-        }
-        for run in &self.horizon.runs {
-            let soon = run.topics().iter().filter(|slice| slice.first_due <= edge.due);
-            let ranges: Vec<_> = soon
-                .map(|slice| {
-                    let last = run.block_for(slice.topic, edge.min(slice.last));
-                    slice.blocks().start..last.map_or(slice.blocks().end, |last| last + 1)
-                })
-                .collect();
-            let mut next = 0;
-            for range in ranges {
-                blocks.extend((range.start.max(next)..range.end).map(|no| (run.clone(), no)));
-                next = next.max(range.end);
-            }
-        }
-        for run in self.horizon.runs.clone() {
+        for run in self.horizon.all().cloned().collect::<Vec<_>>() {
+            let kind = run.head().kind;
+            let mut pushed = None;
             for slice in run.topics() {
-                let disk = &mut self.topics.get_mut(slice.topic).disk;
-                disk.loaded_to = edge;
-                disk.count += u64::from(slice.records);
-                self.horizon.on_disk += u64::from(slice.records);
+                let (topic, records) = (slice.topic, u64::from(slice.records));
+                let disk = &mut self.topics.get_mut(topic).disk;
+                (disk.floor, disk.loaded_to) = (floor, edge);
+                // All are counted where they are when nothing is read; reading tells the rest.
+                if kind == RunKind::Carried {
+                    disk.count += records;
+                    self.horizon.on_disk += records;
+                }
+                let mut range = slice.blocks();
+                if kind == RunKind::Carried && edge < slice.last {
+                    let end = run.block_for(topic, edge).map_or(range.end, |last| last + 1);
+                    range.end = if slice.first_due <= edge.due { end } else { range.start };
+                }
+                let first = run.block_for(topic, floor).unwrap_or(slice.blocks().end);
+                for number in range {
+                    // A block of this topic alone, all of it past: its records are counted.
+                    if number < first && run.is_inner(topic, number) {
+                        let past = run.block_records(number);
+                        if kind == RunKind::Carried {
+                            self.topics.get_mut(topic).disk.count -= past;
+                            self.horizon.on_disk -= past;
+                        }
+                    } else if kind == RunKind::Carried || number >= first {
+                        // Topics share blocks at their ends.
+                        if pushed.replace(number) != Some(number) {
+                            blocks.push_back((run.clone(), number));
+                        }
+                    }
+                }
             }
         }
         let outcome = Box::new(outcome);
-        recovery.axis = Some(AxisLoad { blocks, edge, outcome });
+        recovery.axis = Some(AxisLoad { blocks, floor, edge, outcome });
         self.phase = Phase::Indexing(recovery);
         self.axis_on(step);
     }
@@ -109,6 +124,9 @@ impl Partition {
             unreachable!("just seen");
         };
         let load = recovery.axis.take().expect("a load under way");
+        let in_memory: u64 = self.topics.iter().map(|(_, topic)| topic.axis.len()).sum();
+        let elsewhere = in_memory + self.horizon.on_disk;
+        self.horizon.past = self.applied_end.0.saturating_sub(elsewhere);
         let topics: Vec<TopicNo> = self.topics.iter().map(|(no, _)| no).collect();
         for no in topics {
             self.set_next_due(no);
@@ -121,27 +139,36 @@ impl Partition {
         let Phase::Indexing(recovery) = &mut self.phase else { unreachable!("the axis is loaded") };
         let load = recovery.axis.as_mut().expect("a load under way");
         let (run, number) = load.blocks.pop_front().expect("a block was asked for");
-        let edge = load.edge;
+        let (floor, edge) = (load.floor, load.edge);
         match run.decode_block(number, Bytes::copy_from_slice(data)) {
-            Ok(block) => self.insert_block(run.head().kind, &block, edge),
+            Ok(block) => self.insert_block(run.head().kind, &block, floor, edge),
             Err(_) => return self.start_over(step),
         }
         self.axis_on(step);
     }
 
-    fn insert_block(&mut self, kind: RunKind, block: &Block, edge: Position) {
+    fn insert_block(&mut self, kind: RunKind, block: &Block, floor: Position, edge: Position) {
+        let log_start = self.retention.log_start;
+        let gone = |offset| offset < log_start;
         for row in 0..block.len() {
             let (key, event) = (block.key(row), block.due_event(row));
             let topic = self.topics.get_mut(key.topic);
+            let is_past = key.position <= floor;
             match kind {
-                RunKind::Index => topic.axis.insert(key.position, event.schedule_ts),
-                RunKind::Carried if key.position <= edge => {
-                    let new = topic.axis.insert_loaded(key.position);
-                    assert!(new, "an event is in one run");
+                RunKind::Index if !is_past && !gone(key.position.offset) => {
+                    topic.axis.insert(key.position, event.schedule_ts);
+                }
+                RunKind::Carried if is_past => {
                     topic.disk.count -= 1;
                     self.horizon.on_disk -= 1;
                 }
-                RunKind::Carried => {}
+                RunKind::Carried if key.position <= edge => {
+                    // The log may have it as well, where all checkpoints were lost.
+                    topic.axis.insert_loaded(key.position);
+                    topic.disk.count -= 1;
+                    self.horizon.on_disk -= 1;
+                }
+                RunKind::Index | RunKind::Carried => {}
             }
         }
     }

@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::recover::Phase;
-use crate::base::ids::{GroupNo, Position, RunNo};
+use crate::base::ids::{GroupNo, Index, Position, RunNo};
 use crate::base::limits;
-use crate::engine::checkpoint::{Checkpoint, Found, Restored};
+use crate::engine::checkpoint::{Checkpoint, Found, Kept, Restored};
 use crate::engine::delivery::{Cursor, DeadLetter, Failures};
 use crate::engine::effect::Effect;
 use crate::engine::log::{Body, Content, EntryHeader, NewGroup};
@@ -31,10 +31,10 @@ pub struct Checkpoints {
     number: u64,
     /// Waits until its last entry is synced.
     prepared: Option<Box<Checkpoint>>,
-    /// On its way to the disk, with the runs that it lists.
-    saving: Option<(u64, Vec<RunNo>)>,
-    /// On the disk, oldest first, likewise.
-    kept: VecDeque<(u64, Vec<RunNo>)>,
+    /// On its way to the disk.
+    saving: Option<Kept>,
+    /// On the disk, oldest first.
+    pub(super) kept: VecDeque<Kept>,
     /// No other one before this, boot time in ms.
     not_before_ms: u64,
 }
@@ -43,7 +43,7 @@ impl Checkpoints {
     /// Whether a start may need this run.
     pub(super) fn lists(&self, run: RunNo) -> bool {
         let prepared = self.prepared.iter().any(|checkpoint| checkpoint.runs().any(|r| r == run));
-        prepared || self.kept.iter().chain(&self.saving).any(|(_, runs)| runs.contains(&run))
+        prepared || self.kept.iter().chain(&self.saving).any(|kept| kept.runs.contains(&run))
     }
 
     /// When one could be made, boot time in ms.
@@ -73,7 +73,7 @@ impl Partition {
             return;
         }
         let checkpoint = self.checkpoints.prepared.take().expect("just seen");
-        self.checkpoints.saving = Some((checkpoint.number, checkpoint.runs().collect()));
+        self.checkpoints.saving = Some(checkpoint.kept());
         step.stats.checkpoints += 1;
         step.effects.push(Effect::SaveCheckpoint {
             partition: self.id,
@@ -105,6 +105,8 @@ impl Partition {
             ids_end,
             id_runs: self.dedup.runs().newest_first().iter().map(|run| run.ids().run).collect(),
             notes: self.sparse.before(resume.place),
+            near: self.retention.near.iter().map(|(first, due)| (*first, *due)).collect(),
+            passed: Some(self.topics.passed()),
             state: self.whole_state(),
         })
     }
@@ -114,7 +116,7 @@ impl Partition {
         let saved = self.checkpoints.saving.take().expect("a checkpoint was being saved");
         self.checkpoints.kept.push_back(saved);
         if self.checkpoints.kept.len() > limits::CHECKPOINTS_KEPT {
-            let (number, _) = self.checkpoints.kept.pop_front().expect("more than one");
+            let Kept { number, .. } = self.checkpoints.kept.pop_front().expect("more than one");
             step.effects.push(Effect::RemoveCheckpoint { partition: self.id, number });
         }
         self.remove_retired(step);
@@ -125,8 +127,8 @@ impl Partition {
     pub(super) fn forget_checkpoints(&mut self, step: &mut Step<'_>) {
         let partition = self.id;
         let kept = std::mem::take(&mut self.checkpoints.kept);
-        let runs: BTreeSet<RunNo> = kept.iter().flat_map(|(_, runs)| runs).copied().collect();
-        for (number, _) in kept {
+        let runs: BTreeSet<RunNo> = kept.iter().flat_map(|kept| &kept.runs).copied().collect();
+        for Kept { number, .. } in kept {
             step.effects.push(Effect::RemoveCheckpoint { partition, number });
         }
         let removed = runs.into_iter().map(|run| Effect::RemoveRun { partition, run });
@@ -134,22 +136,31 @@ impl Partition {
     }
 
     /// A start goes on from a checkpoint.
-    pub(super) fn restore(&mut self, found: Found) -> Option<Checkpoint> {
-        self.checkpoints.number = found.kept.iter().map(|(number, _)| *number).max().unwrap_or(0);
+    pub(super) fn restore(&mut self, found: Found, log_start: Index) -> Option<Checkpoint> {
+        self.checkpoints.number = found.kept.iter().map(|kept| kept.number).max().unwrap_or(0);
         self.checkpoints.kept = found.kept.into();
         let Restored { mut checkpoint, carried, indexes, ids } = *found.restored?;
         self.dedup.restore(ids);
         self.restore_state(&std::mem::take(&mut checkpoint.state));
         (self.applied_end, self.applied_ts) = (checkpoint.applied_end, checkpoint.applied_ts);
         self.last_applied = checkpoint.last;
-        self.sparse.restore(std::mem::take(&mut checkpoint.notes));
+        let mut notes = std::mem::take(&mut checkpoint.notes);
+        notes.retain(|notes| notes.first >= log_start);
+        self.sparse.restore(notes);
+        self.retention.near = checkpoint.near.iter().copied().collect();
+        match &checkpoint.passed {
+            Some(passed) => passed.iter().for_each(|(topic, ms)| {
+                self.topics.get_mut(*topic).axis.passed_up_to(*ms);
+            }),
+            None => self.topics.passed_up_to(u64::MAX),
+        }
         let horizon = &mut self.horizon;
         (horizon.runs, horizon.indexes, horizon.last_run) = (carried, indexes, checkpoint.last_run);
         (horizon.flushed, horizon.on_runs) = (checkpoint.flushed, checkpoint.flushed);
         Some(checkpoint)
     }
 
-    fn restore_state(&mut self, parts: &[Body]) {
+    pub(super) fn restore_state(&mut self, parts: &[Body]) {
         let mut cursors: BTreeMap<GroupNo, Sets> = BTreeMap::new();
         for body in parts {
             let Content::State(view) = body.content() else {

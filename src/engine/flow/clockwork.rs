@@ -25,12 +25,14 @@ impl Partition {
             .next_deadline()
             .map(|due_ms| now.boot_us + due_ms.saturating_mul(1_000).saturating_sub(now.wall_us));
         let timer = self.timers.next_deadline().map(|ms| ms * 1_000);
-        let by_wall = [self.next_arming_ms(horizon_ms), self.next_load_ms(horizon_ms)];
+        let rewound = self.horizon.rewound.first().map(|(due_ms, _)| *due_ms);
+        let by_wall = [self.next_arming_ms(horizon_ms), self.next_load_ms(horizon_ms), rewound];
         let far = by_wall.into_iter().flatten().min();
         let far = far.map(|ms| now.boot_us + ms.saturating_mul(1_000).saturating_sub(now.wall_us));
         let serving = self.phase == Phase::Serving;
         let checkpoint = self.checkpoints.next_ms().filter(|_| serving).map(|ms| ms * 1_000);
-        [sync, wall, timer, far, checkpoint].into_iter().flatten().min()
+        let retention = self.next_retention_ms().map(|ms| ms * 1_000);
+        [sync, wall, timer, far, checkpoint, retention].into_iter().flatten().min()
     }
 
     /// Looks at the wall clock before anything depends on it. Where it has gone back, the wheel has
@@ -109,6 +111,12 @@ impl Partition {
             let beyond = topic.axis.after(group.cursor.frontier());
             let due = beyond.take_while(|event| event.position.due <= now_ms).take(LAG_COUNT);
             let open = due.filter(|event| group.wants(event.position)).count();
+            let from = group.cursor.frontier();
+            let past = (from < topic.disk.floor).then(|| {
+                let runs = self.horizon.all();
+                runs.map(|run| run.records_behind(group.topic, from)).sum::<u64>() as usize
+            });
+            let open = open.max(past.unwrap_or(0).min(LAG_COUNT));
             let lag = open + group.cursor.unsettled().len();
             stats.groups.push(GroupStats {
                 group: group.name.to_string(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::replay::Page;
+use super::replay::{Page, after};
 use crate::base::api::StoredEvent;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
@@ -17,7 +17,7 @@ use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
 use crate::engine::horizon::BlockFlow;
 use crate::engine::log::{Body, Cached, Content, EntryHeader, Parsed, Place, Reader};
-use crate::engine::mesh::MeshMessage;
+use crate::engine::mesh::{MeshMessage, ReplayCursor};
 use crate::engine::partition::Partition;
 use crate::engine::reads::{AXIS_READ, CUT_READ, Flow, Reading, SCAN_READ};
 use crate::engine::runs::RunKey;
@@ -97,6 +97,10 @@ impl Partition {
         let topic = group.topic;
         match self.carrier(topic, position) {
             Some((run, number)) => self.read_block(step, &run, number, BlockFlow::Group(no)),
+            None if self.is_gone(position.offset) => {
+                self.groups[no.0 as usize].dispatch.reading = false;
+                self.give_up_gone(step, no, position);
+            }
             None => self.read_for(step, position.offset, Flow::Group(no)),
         }
     }
@@ -107,11 +111,16 @@ impl Partition {
         step: &mut Step<'_>,
         topic: TopicNo,
         position: Position,
-        page: Page,
+        mut page: Page,
     ) {
         match self.carrier(topic, position) {
             Some((run, number)) => {
                 self.read_block(step, &run, number, BlockFlow::Replay(Box::new(page)));
+            }
+            None if self.is_gone(position.offset) => {
+                // Retention has passed it since its page was read.
+                (page.from, page.past) = (ReplayCursor::Due(after(position)), None);
+                self.replay_page(step, page);
             }
             None => self.read_for(step, position.offset, Flow::Replay(Box::new(page))),
         }

@@ -5,9 +5,6 @@
 //!   timers (boot time) --> leases end, backoffs end, members are given up
 //! ```
 //!
-//! A group reads the due axis behind `next_read` up to the wall clock. Everything there is due by
-//! definition; what is handed out from `ready` is tested again, since the clock may have gone back.
-//!
 //! Must hold: no event leaves while `wall < schedule_ts`; only applied events are on the axis.
 
 use std::sync::Arc;
@@ -16,18 +13,17 @@ use crate::base::api::Delivery;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, ShardId, SubscriptionId, TopicNo};
 use crate::base::limits;
-use crate::engine::delivery::{Candidate, Lease, Member, MemberKey};
+use crate::engine::delivery::{Candidate, Lease, Member, MemberKey, Next};
 use crate::engine::log::NewGroup;
 use crate::engine::mesh::{MeshMessage, Offer, StartFilter};
 use crate::engine::partition::Partition;
+use crate::engine::past;
 use crate::engine::proposals::Waiter;
-use crate::engine::runs::{DueSource, MemoryIndex};
+use crate::engine::runs::MemoryIndex;
 use crate::engine::step::Step;
 
 /// Ready events counted for an offer at most.
 const OFFER_COUNT: u32 = limits::GRANT_EVENTS;
-/// Events of the due axis passed over (settled, leased) in one go before others get a turn.
-const SKIP_AT_ONCE: usize = limits::STEP_EVENTS;
 
 /// An event in the wheel, under its `schedule_ts`: 16 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +76,12 @@ impl Partition {
             return false;
         }
         self.observe_wall(step);
+        while let Some((due, no)) = self.horizon.rewound.first().copied()
+            && due <= step.now.wall_ms()
+        {
+            self.horizon.rewound.pop_first();
+            self.dirty.insert(no);
+        }
         let mut fired = Vec::new();
         let limit = limits::STEP_EVENTS;
         let mut more = self.advance_arming(step);
@@ -318,6 +320,10 @@ impl Partition {
                 break;
             };
             assert_eq!(event.position(), position, "the log and the due axis agree");
+            if event.schedule_ts > step.now.wall_ms() {
+                self.not_yet(no, position, event.schedule_ts);
+                continue;
+            }
             let size = event.size();
             if size > bytes_left && !deliveries.is_empty() {
                 break;
@@ -329,71 +335,6 @@ impl Partition {
             deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms, seal });
         }
         deliveries
-    }
-
-    /// The next event to hand out, its time tested; passes what needs no attention.
-    fn candidate(&mut self, step: &mut Step<'_>, no: GroupNo) -> Option<Candidate> {
-        let wall = step.now.wall_ms();
-        loop {
-            let next = self.next_on_axis(wall, no);
-            let group = &mut self.groups[no.0 as usize];
-            let candidate = group.dispatch.first(next)?;
-            let Candidate::Again(position) = candidate else { return Some(candidate) };
-            let event = self.topics.get(group.topic).axis.at(position);
-            let schedule_ts = event.expect("what a group knows stays in memory").schedule_ts;
-            if schedule_ts <= wall {
-                return Some(candidate);
-            }
-            // The clock has gone back since: the wheel brings it again.
-            group.dispatch.ready.remove(&position);
-            // Not ahead any more: by then the reading of the axis may be what brings it.
-            group.dispatch.ahead.remove(&position);
-            let topic = group.topic;
-            let passed = MemoryIndex::passed(position, schedule_ts);
-            self.wheel.insert(schedule_ts, Due { offset: position.offset, topic, passed });
-        }
-    }
-
-    /// The next event on the due axis up to `wall` that this group has to hand out. What is settled
-    /// or busy on the way is passed for good.
-    fn next_on_axis(&mut self, wall: u64, no: GroupNo) -> Option<Position> {
-        let group = &mut self.groups[no.0 as usize];
-        let topic = self.topics.get(group.topic);
-        let axis = &topic.axis;
-        let end = topic.disk.end_of_memory(wall);
-        let mut passed = None;
-        let mut found = None;
-        let mut stalled = end.is_some();
-        for (looked, event) in axis.after(group.dispatch.next_read).enumerate() {
-            let position = event.position;
-            if end.is_some_and(|end| position > end) {
-                break;
-            }
-            if position.due > wall {
-                stalled = false;
-                break;
-            }
-            if looked == SKIP_AT_ONCE {
-                stalled = false;
-                self.dirty.insert(no); // there may be more: after the others' turn
-                break;
-            }
-            let ahead = group.dispatch.ahead.contains(&position);
-            if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
-                found = Some(position);
-                stalled = false;
-                break;
-            }
-            passed = Some(position);
-        }
-        if stalled {
-            // What comes next is in a run: its load makes the group dirty again.
-            self.horizon.wanted.insert(group.topic);
-        }
-        if let Some(passed) = passed {
-            group.dispatch.read_up_to(passed);
-        }
-        found
     }
 
     fn lease(
@@ -426,12 +367,13 @@ impl Partition {
         let group = &self.groups[no.0 as usize];
         let earliest = group.dispatch.first(next)?.position();
         let mut ready = group.dispatch.ready.len().min(OFFER_COUNT as usize) as u32;
-        if next.is_some() {
-            let topic = self.topics.get(group.topic);
+        if matches!(next, Next::Found(_)) {
+            let axis = &self.topics.get(group.topic).axis;
             let last = Position::new(wall, Offset(u64::MAX));
-            let last = topic.disk.end_of_memory(wall).map_or(last, |end| end.min(last));
-            let axis = topic.axis.after(group.dispatch.next_read);
-            let due = axis.take_while(|event| event.position <= last);
+            let (from, page) = (group.dispatch.next_read, self.group_page(no));
+            let reach = self.reach(group.topic, page, from, wall);
+            let last = reach.end.map_or(last, |end| end.min(last));
+            let due = past::read(page, axis, from).take_while(|event| event.position <= last);
             ready += due.take((OFFER_COUNT - ready.min(OFFER_COUNT)) as usize).count() as u32;
         }
         Some(Offer { ready: ready.max(1), earliest })

@@ -7,6 +7,7 @@
 //!      --> a checkpoint says that the log before needs not be read at a start (`checkpoint`)
 //! ```
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,10 +16,11 @@ use super::recover::Phase;
 use crate::base::config::EngineConfig;
 use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
 use crate::base::limits;
+use crate::engine::block_load::BlockLoad;
 use crate::engine::effect::Effect;
-use crate::engine::horizon::{Drop, RunningJob, merge_from};
+use crate::engine::horizon::{BlockFlow, Drop, RunningJob, merge_from};
 use crate::engine::jobs::flush::FlushSpec;
-use crate::engine::jobs::merge::MergeSpec;
+use crate::engine::jobs::merge::{Gone, MergeSpec};
 use crate::engine::jobs::{JobOutcome, JobSpec};
 use crate::engine::partition::Partition;
 use crate::engine::runs::{Directory, DueSource, RunKind};
@@ -28,9 +30,12 @@ impl Partition {
     /// Goes on with whatever concerns the far future. Once per turn, a bounded amount.
     pub(in crate::engine) fn horizon_on(&mut self, step: &mut Step<'_>) {
         self.drop_some();
+        self.trim_on(step);
         self.load_wanted(step);
+        self.pages_on(step);
         self.ids_on(step);
         self.checkpoint_on(step);
+        self.retention_on(step);
         self.start_job(step);
     }
 
@@ -54,9 +59,18 @@ impl Partition {
         }
         let horizon = &self.horizon;
         for kind in [RunKind::Carried, RunKind::Index] {
-            if let Some(from) = merge_from(horizon.list(kind)) {
-                return self.start_merge(step, kind, from);
+            // Records are written by a flush, once more by a merge, and then they stay.
+            let largest = 4 * flush_at(step.config);
+            let largest = if kind == RunKind::Carried { largest } else { u64::MAX };
+            if let Some(from) = merge_from(horizon.list(kind), largest) {
+                let all = from..horizon.list(kind).len();
+                return self.start_merge(step, kind, all);
             }
+        }
+        if let Some(run) = self.retention.merge.take()
+            && let Some(at) = self.horizon.runs.iter().position(|r| r.head().ids.run == run)
+        {
+            self.start_merge(step, RunKind::Carried, at..at + 1);
         }
     }
 
@@ -85,13 +99,29 @@ impl Partition {
         self.begin_job(step, JobSpec::Flush(spec));
     }
 
-    fn start_merge(&mut self, step: &mut Step<'_>, kind: RunKind, from: usize) {
-        let inputs = self.horizon.list(kind)[from..].to_vec();
+    fn start_merge(&mut self, step: &mut Step<'_>, kind: RunKind, range: Range<usize>) {
+        let inputs = self.horizon.list(kind)[range].to_vec();
+        let gone = self.gone_from(step, kind, &inputs);
         self.horizon.last_run = RunNo(self.horizon.last_run.0 + 1);
         let run = self.horizon.last_run;
         let numbers = inputs.iter().map(|input| input.head().ids.run).collect();
         self.horizon.job = Some(RunningJob::Merge { kind, inputs: numbers });
-        self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, run }));
+        self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, run, gone }));
+    }
+
+    /// What a merge of these runs may leave out.
+    fn gone_from(&self, step: &Step<'_>, kind: RunKind, inputs: &[Arc<Directory>]) -> Gone {
+        if kind == RunKind::Index {
+            // Their records were in segments that are removed.
+            return Gone { before: self.retention.log_start, edges: BTreeMap::new() };
+        }
+        let passed = self.retention.trimmed.0.min(self.retention.passed_ms);
+        let end = inputs.iter().map(|run| run.head().end_offset).max();
+        let settled = end.is_some_and(|end| end <= self.retention.trimmed.1);
+        let topics = inputs.iter().flat_map(|run| run.topics()).map(|slice| slice.topic);
+        let edge = |topic| (topic, self.dead_edge(step, topic, passed));
+        let edges = topics.filter(|_| settled).map(edge).collect();
+        Gone { before: Offset(0), edges }
     }
 
     /// Bytes of the log that are not in runs, what a job under way carries included.
@@ -118,8 +148,13 @@ impl Partition {
         match job {
             RunningJob::Flush { offsets, far } => {
                 self.horizon.on_runs = offsets.end;
+                self.horizon.trim_at = 0;
                 (self.horizon.flushing_bytes, self.horizon.ids_wanted) = (0, offsets.end);
                 self.horizon.indexes.extend(outcome.index);
+                for (segment, due) in outcome.near {
+                    let near = self.retention.near.entry(segment).or_default();
+                    *near = due.max(*near);
+                }
                 if let Some(run) = outcome.run {
                     self.carried(run, &offsets, far);
                 }
@@ -148,7 +183,15 @@ impl Partition {
 
     /// A run cannot be read. What it holds is in the log as well: the next start makes all runs
     /// anew from there.
+    ///
+    /// # Panics
+    /// If the log does not: what it had is lost, and nothing may hide that.
     pub(super) fn condemn(&mut self, step: &mut Step<'_>, text: String) {
+        assert!(
+            self.retention.log_start == Offset(0),
+            "partition {}: {text}. The log does not reach back to what it held: restore a backup",
+            self.id
+        );
         step.effects.push(Effect::Condemn { partition: self.id, text });
     }
 
@@ -159,9 +202,9 @@ impl Partition {
             if let Some(loading) = &mut disk.loading {
                 // The load under way knows nothing of this run.
                 let due = run.next_due(slice.topic, disk.loaded_to).unwrap_or(u64::MAX);
-                loading.bound = loading.bound.min(due);
+                loading.load.limit(due);
             } else if disk.next_due == u64::MAX {
-                disk.loaded_to = end_of(far);
+                disk.loaded_to = end_of(far).max(disk.floor);
                 disk.mark = disk.mark.min(disk.loaded_to);
             }
             let (topic, at) = (slice.topic, end_of(far));
@@ -183,13 +226,10 @@ impl Partition {
         let Some(mut drop) = self.horizon.drops.pop_front() else { return };
         let (topics, groups) = (&mut self.topics, &self.groups);
         let topic = topics.get_mut(drop.topic);
-        let wanted = |p: &Position| {
-            p.due > drop.far
-                && p.due > self.horizon.armed_to
-                && *p > topic.disk.loaded_to
-                && drop.offsets.contains(&p.offset)
-        };
-        let mut found = Vec::new();
+        let carried = |p: &Position| p.due > drop.far && drop.offsets.contains(&p.offset);
+        let wanted =
+            |p: &Position| carried(p) && p.due > self.horizon.armed_to && *p > topic.disk.loaded_to;
+        let (mut found, mut stays) = (Vec::new(), Vec::new());
         let mut over = true;
         for (looked, event) in topic.axis.after(drop.at).enumerate() {
             if looked == limits::STEP_EVENTS / 4 {
@@ -201,10 +241,15 @@ impl Partition {
             let there = event.schedule_ts == event.position.due && !event.is_loaded;
             if wanted(&event.position) && there && !topic.groups.iter().any(known) {
                 found.push(event.position);
+            } else if there && carried(&event.position) {
+                stays.push(event.position);
             }
         }
         for position in &found {
             topic.axis.remove(*position);
+        }
+        for position in stays {
+            topic.axis.carried(position);
         }
         let count = found.len() as u64;
         topic.disk.count += count;
@@ -221,13 +266,18 @@ impl Partition {
         let horizon = &mut self.horizon;
         let read = |run: RunNo| horizon.reads.values().any(|read| read.run.head().ids.run == run);
         let loads = self.topics.iter().filter_map(|(_, topic)| topic.disk.loading.as_ref());
-        let wanted: Vec<RunNo> =
-            loads.flat_map(|l| l.blocks.iter().map(|part| part.run.head().ids.run)).collect();
+        let pages = horizon.reads.values().flat_map(|read| &read.flows).filter_map(|flow| {
+            if let BlockFlow::Replay(page) = flow { page.load.as_ref() } else { None }
+        });
+        let loads: Vec<&BlockLoad> = loads
+            .map(|loading| &loading.load)
+            .chain(pages)
+            .chain(horizon.readers.values().filter_map(|reader| reader.load.as_ref()))
+            .collect();
+        let wanted = |run: &RunNo| loads.iter().any(|load| load.uses(*run));
         let listed = |run: &RunNo| self.checkpoints.lists(*run);
-        let (gone, kept): (Vec<RunNo>, Vec<RunNo>) = horizon
-            .retired
-            .iter()
-            .partition(|run| !read(**run) && !wanted.contains(run) && !listed(run));
+        let (gone, kept): (Vec<RunNo>, Vec<RunNo>) =
+            horizon.retired.iter().partition(|run| !read(**run) && !wanted(run) && !listed(run));
         horizon.retired = kept;
         for run in gone {
             horizon.blocks.forget(run);

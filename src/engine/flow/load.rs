@@ -13,10 +13,11 @@ use bytes::Bytes;
 
 use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
 use crate::base::limits;
+use crate::engine::block_load::BlockLoad;
 use crate::engine::effect::Effect;
-use crate::engine::horizon::{BlockFlow, BlockRead, LoadBlock, Loading};
+use crate::engine::horizon::{BlockFlow, BlockRead, Loading};
 use crate::engine::partition::Partition;
-use crate::engine::runs::{Directory, DueSource, RunKey};
+use crate::engine::runs::{Directory, DueEvent, DueSource, RunKey};
 use crate::engine::step::Step;
 
 /// Events looked at to tell whether a group has more to read.
@@ -60,16 +61,37 @@ impl Partition {
             return;
         }
         for no in std::mem::take(&mut self.horizon.wanted) {
-            self.load(step, no);
+            self.load(step, no, false);
+        }
+        let wall = step.now.wall_ms();
+        for no in std::mem::take(&mut self.horizon.skims) {
+            if self.topics.get(no).disk.next_due <= wall && !self.reads_on(no) {
+                self.load(step, no, true);
+            }
         }
         let soon = step.now.wall_ms() + load_ahead_ms(step.config.horizon_ms);
         let near = self.horizon.queue.range(..=(soon, TopicNo(u32::MAX)));
         let near: Vec<_> = near.take(limits::LOADS).map(|(_, no)| *no).collect();
         for no in near {
             if self.reads_on(no) {
-                self.load(step, no);
+                self.load(step, no, false);
+            } else {
+                // One that is at the floor but for a page that says so.
+                let behind = self.behind_floor(no).collect::<Vec<_>>();
+                self.horizon.pages_wanted.extend(behind);
             }
         }
+    }
+
+    /// Groups of the topic that have the past to read, or do not know better yet.
+    fn behind_floor(&self, no: TopicNo) -> impl Iterator<Item = GroupNo> + '_ {
+        let topic = self.topics.get(no);
+        let behind = move |group: &GroupNo| {
+            let next_read = self.groups[group.0 as usize].dispatch.next_read;
+            let waits = self.group_page(*group).is_none() && !self.awaits_page(*group);
+            next_read < topic.disk.floor && waits
+        };
+        topic.groups.iter().copied().filter(behind)
     }
 
     /// Whether some group has read what was there before the topic's last load.
@@ -77,6 +99,9 @@ impl Partition {
         let topic = self.topics.get(no);
         let read = |group: &GroupNo| {
             let group = &self.groups[group.0 as usize];
+            if group.dispatch.next_read < topic.disk.floor {
+                return false; // it reads pages of the past
+            }
             // What was handed out ahead of the reading has nothing to wait for.
             let waits = |p: &Position| {
                 group.wants(*p) && !group.dispatch.ahead.contains(p) && !group.dispatch.is_busy(*p)
@@ -90,61 +115,35 @@ impl Partition {
     /// When a load should start by itself, Unix ms.
     pub(super) fn next_load_ms(&self, horizon_ms: u64) -> Option<u64> {
         let ready = |(_, no): &&(u64, TopicNo)| {
-            self.topics.get(*no).disk.loading.is_none() && self.reads_on(*no)
+            let goes_on = self.reads_on(*no) || self.behind_floor(*no).next().is_some();
+            self.topics.get(*no).disk.loading.is_none() && goes_on
         };
         let first = self.horizon.queue.iter().take(limits::LOADS).find(ready);
         first.map(|(due, _)| due.saturating_sub(load_ahead_ms(horizon_ms)))
     }
 
     /// Begins a load of the topic, unless one is under way or there is nothing to load.
-    fn load(&mut self, step: &mut Step<'_>, no: TopicNo) {
+    fn load(&mut self, step: &mut Step<'_>, no: TopicNo, skim: bool) {
         let disk = &self.topics.get(no).disk;
         if disk.next_due == u64::MAX || disk.loading.is_some() {
             return;
         }
-        let until = disk.next_due.max(step.now.wall_ms() + load_ahead_ms(step.config.horizon_ms));
-        let (mut blocks, mut bound) = (Vec::new(), u64::MAX);
-        for run in &self.horizon.runs {
-            match run.next_due(no, disk.loaded_to) {
-                Some(due) if due <= until => {
-                    let number = run.block_for(no, disk.loaded_to).expect("it has such an event");
-                    blocks.push(LoadBlock { run: run.clone(), number, block: None });
-                }
-                Some(due) => bound = bound.min(due),
-                None => {}
-            }
-        }
-        assert!(!blocks.is_empty(), "the run with the next due is read");
+        let wall = step.now.wall_ms();
+        let ahead = if skim { 0 } else { load_ahead_ms(step.config.horizon_ms) };
+        let until = disk.next_due.max(wall + ahead);
+        let load = BlockLoad::until(self.horizon.runs.iter(), no, disk.loaded_to, until);
+        assert!(!load.is_empty(), "the run with the next due is read");
         step.stats.loads += 1;
         self.horizon.loads += 1;
-        self.topics.get_mut(no).disk.loading = Some(Loading { blocks, bound });
+        self.topics.get_mut(no).disk.loading = Some(Loading { load, skim });
         self.load_on(step, no);
     }
 
     /// Goes on with a load as far as its blocks are there.
     fn load_on(&mut self, step: &mut Step<'_>, no: TopicNo) {
         let disk = &mut self.topics.get_mut(no).disk;
-        let after = disk.loaded_to;
         let loading = disk.loading.as_mut().expect("a load under way");
-        let mut missing: Vec<(Arc<Directory>, usize)> = Vec::new();
-        for part in &mut loading.blocks {
-            loop {
-                let run = part.run.head().ids.run;
-                if part.block.is_none() {
-                    part.block = self.horizon.blocks.get(run, part.number).cloned();
-                }
-                let Some(block) = &part.block else {
-                    missing.push((part.run.clone(), part.number));
-                    break;
-                };
-                // The topic's last event before `after` may end a block: the next one counts then.
-                let behind = part.run.block_behind(no, part.number);
-                match behind.filter(|_| block.seek(no, after).is_empty()) {
-                    Some(next) => (part.number, part.block) = (next, None),
-                    None => break,
-                }
-            }
-        }
+        let missing = loading.load.missing(&self.horizon.blocks);
         if missing.is_empty() {
             return self.loaded(step, no);
         }
@@ -153,38 +152,31 @@ impl Partition {
         }
     }
 
-    /// All blocks of a load are there: what lies before the first end of one is inserted.
+    /// All blocks of a load are there: what lies before the first end of one is inserted, or only
+    /// counted.
     fn loaded(&mut self, step: &mut Step<'_>, no: TopicNo) {
         let topic = self.topics.get_mut(no);
-        let Loading { blocks, bound } = topic.disk.loading.take().expect("a load under way");
+        let Loading { load, skim } = topic.disk.loading.take().expect("a load under way");
         self.horizon.loads -= 1;
         let after = topic.disk.loaded_to;
-        let mut cover = end_of(bound.saturating_sub(1));
-        if bound == u64::MAX {
-            cover = end_of(u64::MAX);
+        let mut cover = load.cover();
+        if skim {
+            cover = cover.min(end_of(step.now.wall_ms())).max(after);
+            topic.disk.floor = topic.disk.floor.max(cover);
         }
-        for part in &blocks {
-            let block = part.block.as_ref().expect("all blocks are there");
-            if part.run.block_behind(no, part.number).is_some() {
-                let last = block.seek(no, after).last().expect("a block that is not the last");
-                cover = cover.min(block.key(last).position);
-            }
-        }
-        cover = cover.max(after);
-        let mut events = Vec::new();
-        for part in &blocks {
-            let block = part.block.as_ref().expect("all blocks are there");
-            let rows = block.seek(no, after).map(|row| block.key(row).position);
-            events.extend(rows.take_while(|position| *position <= cover));
-        }
-        events.sort_unstable();
         topic.disk.mark = after;
         topic.disk.loaded_to = cover;
         let mut new = Vec::new();
-        for position in events {
-            if topic.axis.insert_loaded(position) {
-                topic.disk.count -= 1;
-                self.horizon.on_disk -= 1;
+        for DueEvent { position, .. } in load.events(cover) {
+            if topic.axis.at(position).is_some() {
+                continue;
+            }
+            topic.disk.count -= 1;
+            self.horizon.on_disk -= 1;
+            if skim {
+                self.horizon.past += 1;
+            } else {
+                topic.axis.insert_loaded(position);
                 new.push(position);
             }
         }
@@ -214,7 +206,10 @@ impl Partition {
         let same =
             |read: &&mut BlockRead| read.run.head().ids == run.head().ids && read.number == number;
         if let Some(read) = self.horizon.reads.values_mut().find(same) {
-            read.flows.push(flow);
+            // A load asks again for what is on its way whenever one of its blocks arrives.
+            if !read.flows.iter().any(|other| other.is_same(&flow)) {
+                read.flows.push(flow);
+            }
             return;
         }
         step.stats.reads += 1;
@@ -240,39 +235,48 @@ impl Partition {
                 return true;
             }
         };
-        if self.horizon.runs.iter().any(|r| r.head().ids.run == of) {
+        if self.horizon.all().any(|r| r.head().ids.run == of) {
             self.horizon.blocks.push(of, number, block.clone());
         }
         for flow in flows {
             match flow {
                 BlockFlow::Load(topic) => {
-                    let loading = self.topics.get_mut(topic).disk.loading.as_mut();
-                    let parts = loading.into_iter().flat_map(|loading| &mut loading.blocks);
-                    for part in parts {
-                        if part.run.head().ids.run == of && part.number == number {
-                            part.block = Some(block.clone());
-                        }
-                    }
-                    if self.topics.get(topic).disk.loading.is_some() {
+                    if let Some(loading) = &mut self.topics.get_mut(topic).disk.loading {
+                        loading.load.feed(of, number, &block);
                         self.load_on(step, topic);
                     }
                 }
+                BlockFlow::Past(no) => {
+                    let reader = self.horizon.readers.get_mut(&no);
+                    if let Some(load) = reader.and_then(|reader| reader.load.as_mut()) {
+                        load.feed(of, number, &block);
+                        self.page_load_on(step, no);
+                    }
+                }
                 BlockFlow::Group(no) => self.group_read(step, no),
-                BlockFlow::Replay(page) => self.replay_page(step, *page),
+                BlockFlow::Replay(mut page) => {
+                    if let Some(load) = &mut page.load {
+                        load.feed(of, number, &block);
+                    }
+                    self.replay_page(step, *page);
+                }
             }
         }
         self.remove_retired(step);
         true
     }
 
-    /// The block that carries a loaded event, unless it is known not to be there.
+    /// The block that may carry an event: one that came out of a run, or is not in memory.
     pub(super) fn carrier(
         &self,
         no: TopicNo,
         position: Position,
     ) -> Option<(Arc<Directory>, usize)> {
-        let event = self.topics.get(no).axis.at(position).filter(|event| event.is_loaded)?;
-        let key = RunKey::new(no, event.position);
+        let event = self.topics.get(no).axis.at(position);
+        if event.is_some_and(|event| !event.is_loaded) {
+            return None;
+        }
+        let key = RunKey::new(no, position);
         let (run, number) = self.horizon.block_of(&key)?;
         let cached = self.horizon.blocks.get(run.head().ids.run, number);
         let absent = cached.is_some_and(|block| block.find(&key).is_none());

@@ -16,11 +16,15 @@ pub mod load;
 pub mod look_up;
 #[cfg(test)]
 mod look_up_test;
+pub mod past;
 pub mod publish;
 pub mod query;
+pub mod reading;
 pub mod recover;
 pub mod replay;
 pub mod replicate;
+pub mod retention;
 pub mod roll;
 pub mod settle;
 pub mod subscribe;
+pub mod trim;

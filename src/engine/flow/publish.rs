@@ -245,6 +245,11 @@ impl Partition {
             step.stats.refused_disk_full += slice.events.len() as u64;
             return Err(step.space.refusal());
         }
+        if self.retention.is_full {
+            let text = "--retention-max-size-gb is reached by events that groups have not settled: \
+                        let them catch up, or raise it";
+            return Err(ApiError::new(ErrorCode::ResourceExhausted, text));
+        }
         let open = self.proposals.open_bytes();
         let queued = self.tail.as_ref().map_or(0, |tail| tail.queued_bytes() as usize);
         let entry_limit = limits::ENTRY_BODY_BYTES.min((step.config.segment_bytes / 2) as usize);

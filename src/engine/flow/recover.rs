@@ -26,6 +26,7 @@ use crate::engine::log::{Body, EntryKind, Known, LogEnd, Place, Scan, ScanOutcom
 use crate::engine::partition::{LogEntry, Partition};
 use crate::engine::reads::SCAN_READ;
 use crate::engine::replica::{CommitRule, Replica};
+use crate::engine::retention::Begin;
 use crate::engine::runs::DueSource;
 use crate::engine::step::Step;
 use crate::engine::wheel::Wheel;
@@ -96,7 +97,18 @@ impl Partition {
         checkpoints: Found,
     ) {
         assert!(self.phase == Phase::Unmounted, "a partition is mounted once");
-        let hard_state = hard_state.unwrap_or_default();
+        let (mut segments, hard_state) = (segments, hard_state.unwrap_or_default());
+        let log_start = hard_state.log_start;
+        for left in segments.iter().filter(|file| file.first < log_start) {
+            // Removed by retention, had the process not ended before.
+            let (partition, segment) = (self.id, left.first);
+            step.effects.push(Effect::RemoveSegment { partition, segment });
+        }
+        segments.retain(|file| file.first >= log_start);
+        if checkpoints.restored.is_none() && log_start > Index(1) {
+            self.retention.begin = Begin::State(Vec::new());
+            self.horizon.runs.clone_from(&checkpoints.adopted);
+        }
         let report = RecoveryReport {
             partition: self.id,
             entries: 0,
@@ -105,13 +117,20 @@ impl Partition {
             torn_bytes: 0,
             rot: None,
         };
+        if let Some(text) = checkpoints.lost.clone() {
+            // Beyond the log a run is data: nothing else has what it held.
+            let report = RecoveryReport { rot: Some(text.clone()), ..report };
+            self.phase = Phase::ReadOnly(text);
+            step.effects.push(Effect::Recovered { report });
+            return;
+        }
         let committed = match step.config.fsync {
             FsyncMode::Periodic { .. } => Index(0),
             FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit,
         };
-        let checkpoint = self.restore(checkpoints);
+        let checkpoint = self.restore(checkpoints, log_start);
         let committed = checkpoint.as_ref().map_or(committed, |c| committed.max(c.last.0));
-        let known = Known { committed, cut_from: hard_state.cut_from };
+        let known = Known { committed, cut_from: hard_state.cut_from, log_start };
         let scan = Some(match &checkpoint {
             Some(checkpoint) => Scan::resume(self.ids, segments.clone(), known, checkpoint.resume),
             None => Scan::recover(self.ids, segments.clone(), known),
@@ -167,7 +186,9 @@ impl Partition {
                 if header.end_offset() > self.horizon.on_runs {
                     self.horizon.unflushed_bytes += body.entry_len();
                 }
-                if header.index <= last.0 {
+                if self.begin_with_state(&header, &body) {
+                    // The state of all that was before it.
+                } else if header.index <= last.0 {
                     self.apply_again(&header, &body);
                 } else {
                     self.apply(&header, &body);
@@ -300,6 +321,10 @@ impl Partition {
 
     /// The term is durable.
     pub(in crate::engine) fn hard_state_saved(&mut self, step: &mut Step<'_>) {
+        if let Some(start) = self.retention.saving.take() {
+            self.log_start_saved(step, start);
+            return self.flush(step);
+        }
         if self.roll == Roll::Saving {
             return self.roll_saved(step);
         }
@@ -414,6 +439,7 @@ impl Partition {
         self.timers = Wheel::new(1, step.now.boot_ms());
         self.horizon.armed_to = step.now.wall_ms() + step.config.horizon_ms;
         (self.horizon.unarmed, self.horizon.arming) = (0, None);
+        self.horizon.readers.clear();
         for no in 0..self.groups.len() {
             self.groups[no].restart();
             self.start_group(step, GroupNo(no as u32));

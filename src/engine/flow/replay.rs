@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::past::Reach;
 use super::recover::Phase;
 use super::subscribe::partitions_of;
 use crate::base::api::{ReplayRange, ReplaySpec, Replayed, Reply, StoredEvent};
@@ -18,12 +19,13 @@ use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, SubscriptionId, TopicNo};
 use crate::base::limits;
 use crate::base::time::Now;
+use crate::engine::block_load::BlockLoad;
 use crate::engine::effect::Effect;
 use crate::engine::front::{Front, Stream};
 use crate::engine::mesh::{MeshMessage, ReplayCursor};
 use crate::engine::partition::Partition;
+use crate::engine::past::{self, PastPage};
 use crate::engine::reads::Flow;
-use crate::engine::runs::DueSource;
 use crate::engine::step::Step;
 use crate::engine::topics::Topic;
 
@@ -299,6 +301,10 @@ pub struct Page {
     pub(in crate::engine) range: ReplayRange,
     pub(in crate::engine) from: ReplayCursor,
     pub(in crate::engine) events: u32,
+    /// What it reads where the due axis has left the memory.
+    pub(in crate::engine) past: Option<PastPage>,
+    /// The next of that, under way.
+    pub(in crate::engine) load: Option<BlockLoad>,
 }
 
 /// What was found for a page before it was full, or had to wait for a read.
@@ -317,6 +323,8 @@ enum Missing {
     Record(TopicNo, Position),
     /// The due axis itself: it goes on in runs.
     Axis(TopicNo),
+    /// The due axis behind this place: it has left the memory.
+    Past(TopicNo, Position),
 }
 
 impl Partition {
@@ -346,6 +354,7 @@ impl Partition {
                 Missing::Record(topic, position) => {
                     self.read_for_page(step, topic, position, page);
                 }
+                Missing::Past(topic, from) => self.past_for_replay(step, topic, from, page),
                 Missing::Axis(topic) => {
                     self.topics.get_mut(topic).disk.waits.push(page);
                     self.horizon.wanted.insert(topic);
@@ -368,26 +377,27 @@ impl Partition {
     ) -> Found {
         let mut found = Found { events: Vec::new(), next: None, missing: None };
         let Some(topic) = self.topics.number(&page.topic) else { return found };
-        let Topic { axis, disk, .. } = self.topics.get(topic);
+        let Topic { axis, .. } = self.topics.get(topic);
         let wall = step.now.wall_ms();
-        // What is in runs only is due at its schedule_ts.
-        let memory_end = disk.end_of_memory(end.min(wall));
-        let axis_goes_on = |next: Position| Found {
-            events: Vec::new(),
-            next: Some(ReplayCursor::Due(next)),
-            missing: Some(Missing::Axis(topic)),
-        };
-        // An event published late lies on the axis up to this far behind its schedule_ts.
-        let last_due = end.saturating_add(axis.max_passed_ms());
-        let (mut bytes, mut looked) = (0, 0);
         // `from` is the first position wanted, the axis is read behind one.
         let behind = match from.offset.0.checked_sub(1) {
             Some(offset) => Position::new(from.due, Offset(offset)),
             None => Position::new(from.due.saturating_sub(1), Offset(u64::MAX)),
         };
-        for event in axis.after(behind) {
-            if let Some(memory_end) = memory_end.filter(|end| event.position > *end) {
-                return Found { events: found.events, ..axis_goes_on(after(memory_end).max(from)) };
+        // What is in runs only, its time to come, is due at its schedule_ts.
+        let past = self.page_at(topic, page.past.as_ref(), behind);
+        let Reach { end: reach, is_past } = self.reach(topic, past, behind, end.min(wall));
+        let axis_goes_on = |events: Vec<StoredEvent>, reach: Position| {
+            let missing = if is_past { Missing::Past(topic, reach) } else { Missing::Axis(topic) };
+            let next = Some(ReplayCursor::Due(after(reach).max(from)));
+            Found { events, next, missing: Some(missing) }
+        };
+        // An event published late lies on the axis up to this far behind its schedule_ts.
+        let last_due = end.saturating_add(axis.max_passed_ms());
+        let (mut bytes, mut looked) = (0, 0);
+        for event in past::read(past, axis, behind) {
+            if let Some(reach) = reach.filter(|reach| event.position > *reach) {
+                return axis_goes_on(found.events, reach);
             }
             if event.position.due > last_due {
                 return found;
@@ -399,7 +409,8 @@ impl Partition {
             }
             looked += 1;
             let late = event.schedule_ts > end || event.schedule_ts > wall;
-            if event.schedule_ts < start || late {
+            let gone = !event.is_loaded && self.is_gone(event.position.offset);
+            if event.schedule_ts < start || late || gone {
                 continue;
             }
             let Some(stored) = self.fetch(topic, event.position) else {
@@ -413,8 +424,8 @@ impl Partition {
             bytes += stored.size();
             found.events.push(stored);
         }
-        if let Some(memory_end) = memory_end {
-            return Found { events: found.events, ..axis_goes_on(after(memory_end).max(from)) };
+        if let Some(reach) = reach {
+            return axis_goes_on(found.events, reach);
         }
         found
     }
@@ -424,7 +435,7 @@ impl Partition {
         let Some(topic) = self.topics.number(&page.topic) else { return found };
         let wall = step.now.wall_ms();
         let (mut bytes, mut looked) = (0, 0);
-        let mut offset = from;
+        let mut offset = from.max(self.retention.log_start);
         while offset < self.applied_end {
             let full = found.events.len() as u32 >= page.events || bytes >= PAGE_BYTES;
             if full || looked >= LOOK_EVENTS {
@@ -451,7 +462,7 @@ impl Partition {
 }
 
 /// The place right behind this one.
-fn after(position: Position) -> Position {
+pub(super) fn after(position: Position) -> Position {
     match position.offset.0.checked_add(1) {
         Some(offset) => Position::new(position.due, Offset(offset)),
         None => Position::new(position.due.saturating_add(1), Offset(0)),

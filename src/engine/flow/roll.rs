@@ -33,7 +33,7 @@ pub enum Roll {
 impl Partition {
     /// Goes on with a roll, if there is one and it can.
     pub(super) fn roll_on(&mut self, step: &mut Step<'_>) {
-        if self.roll != Roll::Draining {
+        if self.roll != Roll::Draining || self.retention.saving.is_some() {
             return;
         }
         let tail = self.tail.as_ref().expect("a leader has a tail");

@@ -164,6 +164,16 @@ impl Partition {
         self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
     }
 
+    /// An event whose record is gone is done with, for this group.
+    pub(super) fn propose_gone(&mut self, no: GroupNo, position: Position) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.ready.remove(&position);
+        dispatch.settling(position);
+        let (reason, text) = (DeadReason::Gone, "nobody had read it for longer than is kept");
+        let (attempts, kind) = (0, SettleKind::Dead { reason, text });
+        self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
+    }
+
     /// Adds a settlement to the next entry of them.
     fn settle_later(&mut self, settlement: &Settlement<'_>) {
         self.proposals.settles.push(settlement);

@@ -168,6 +168,11 @@ impl Flush {
                 let far = Far { header: *header, body: body.clone(), slot };
                 self.far.insert(key, far).is_some()
             } else if self.spec.offsets.contains(&offset) {
+                let segment = self.spec.segments[self.at].0;
+                match self.outcome.near.last_mut().filter(|(last, _)| *last == segment) {
+                    Some((_, due)) => *due = position.due.max(*due),
+                    None => self.outcome.near.push((segment, position.due)),
+                }
                 self.near.insert(key, record.schedule_ts).is_some()
             } else {
                 false

@@ -1,12 +1,13 @@
 //! A merge: one run of several of a kind.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{JobOutcome, JobStep};
-use crate::base::ids::RunNo;
-use crate::engine::runs::{Directory, Merge, MergeProgress, RunWriter};
+use crate::base::ids::{Offset, Position, RunNo, TopicNo};
+use crate::engine::runs::{Directory, Merge, MergeProgress, RunKey, RunWriter};
 
 /// Records that are merged in one step.
 const STEP_RECORDS: usize = 256;
@@ -18,6 +19,24 @@ pub struct MergeSpec {
     pub inputs: Vec<Arc<Directory>>,
     /// The run to be made.
     pub run: RunNo,
+    /// What is left out.
+    pub gone: Gone,
+}
+
+/// Records that nobody needs any more.
+#[derive(Clone, Debug, Default)]
+pub struct Gone {
+    /// Those of offsets before this.
+    pub before: Offset,
+    /// Those of a topic up to here.
+    pub edges: BTreeMap<TopicNo, Position>,
+}
+
+impl Gone {
+    fn has(&self, key: &RunKey) -> bool {
+        let past = self.edges.get(&key.topic).is_some_and(|edge| key.position <= *edge);
+        past || key.position.offset < self.before
+    }
 }
 
 /// See the module.
@@ -60,7 +79,8 @@ impl MergeJob {
         if let Some(fault) = self.fault.take() {
             return self.over(JobOutcome { fault: Some(fault), ..JobOutcome::default() });
         }
-        let progress = self.merge.step(STEP_RECORDS, writer, |_| true);
+        let gone = &self.spec.gone;
+        let progress = self.merge.step(STEP_RECORDS, writer, |record| !gone.has(&record.key));
         // Nothing is written before there is a record: an empty run has no file.
         let output = if writer.records() > 0 { writer.take_output() } else { None };
         if let Some(chunk) = output {

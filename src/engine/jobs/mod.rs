@@ -85,6 +85,8 @@ pub struct JobOutcome {
     pub run: Option<Arc<Directory>>,
     /// The due index that a flush made beside it; `None` if there was nothing to put into it.
     pub index: Option<Arc<Directory>>,
+    /// Per segment that a flush has read, the last due of what no carried run has, Unix ms.
+    pub near: Vec<(Index, u64)>,
     /// The run of ids that was made; `None` if none was wanted, or there was nothing to put in.
     pub ids: Option<Arc<RunDirectory>>,
     /// What could not be read, for people: nothing was made.

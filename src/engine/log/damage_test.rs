@@ -264,7 +264,8 @@ fn zeroed_ranges() {
         }
         for (column, expected) in columns.iter().zip(&expected) {
             let committed = column.split(' ').nth(1).expect("a number").parse().expect("an index");
-            let known = Known { committed: Index(committed), cut_from: Index(0) };
+            let known =
+                Known { committed: Index(committed), cut_from: Index(0), ..Known::default() };
             assert_eq!(verdict(&disk, known), *expected, "{class}, {column}");
         }
     }
@@ -315,7 +316,8 @@ fn lost_and_shortened_files() {
         for (column, expected) in columns.iter().zip(&expected) {
             let (committed, cut) = column.split_once('/').expect("two numbers");
             let index = |text: &str| Index(text.parse().expect("an index"));
-            let known = Known { committed: index(committed), cut_from: index(cut) };
+            let known =
+                Known { committed: index(committed), cut_from: index(cut), ..Known::default() };
             let nothing = disk.files.is_empty() && known.committed == Index(0);
             let found = if nothing { "nothing".to_owned() } else { verdict(&disk, known) };
             assert_eq!(found, *expected, "{class}, {column}");
@@ -353,7 +355,8 @@ fn writes_in_flight_together() {
         }
         for (column, expected) in columns.iter().zip(&expected) {
             let committed = column.split(' ').nth(1).expect("a number").parse().expect("an index");
-            let known = Known { committed: Index(committed), cut_from: Index(0) };
+            let known =
+                Known { committed: Index(committed), cut_from: Index(0), ..Known::default() };
             assert_eq!(verdict(&disk, known), *expected, "{class}, {column}");
         }
     }
@@ -365,7 +368,8 @@ fn a_cut_is_never_believed_over_what_is_durable() {
     for (committed, cut_from, expected) in
         [(0, 11, "torn 10"), (0, 10, "ends 20"), (15, 15, "ends 20"), (14, 15, "torn 14")]
     {
-        let known = Known { committed: Index(committed), cut_from: Index(cut_from) };
+        let known =
+            Known { committed: Index(committed), cut_from: Index(cut_from), ..Known::default() };
         assert_eq!(verdict(&disk, known), expected, "{known:?}");
     }
     assert_eq!(IDS.partition.0, 3, "not the number that the tables forge");

@@ -210,6 +210,13 @@ impl SparseIndex {
         self.segments.get(behind).and_then(Segment::start)
     }
 
+    /// Offset of the first record at or behind the head of a segment, and its `append_ts`.
+    #[must_use]
+    pub fn segment_head(&self, segment: Index) -> Option<(Offset, u64)> {
+        let notes = &self.segments[self.find(segment).ok()?].notes;
+        notes.first().map(|note| (note.base_offset, note.append_ts))
+    }
+
     /// Segments, oldest first.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = Index> + '_ {
         self.segments.iter().map(|segment| segment.first)

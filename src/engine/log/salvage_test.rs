@@ -84,7 +84,7 @@ fn lost_files_are_holes() {
     assert_eq!(without(&[1, 11]), "lost 1-21 @0-16 | entries 21-30");
     // A log of which nothing is left, though entries of it were committed.
     let nothing = Disk::default();
-    let known = Known { committed: Index(7), cut_from: Index(0) };
+    let known = Known { committed: Index(7), cut_from: Index(0), ..Known::default() };
     let (outcome, found) = nothing.recover(known);
     assert!(found.is_empty() && outcome.rot.is_some());
     let [Salvaged::Hole(hole)] = nothing.salvage(&outcome)[..] else { panic!("one hole") };

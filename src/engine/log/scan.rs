@@ -75,6 +75,8 @@ pub struct Known {
     pub committed: Index,
     /// The log was being cut from here on when the process ended; 0: it was not.
     pub cut_from: Index,
+    /// The segment that the log begins with; 0: the first one.
+    pub log_start: Index,
 }
 
 /// Damage to entries that had been durable.
@@ -196,9 +198,10 @@ impl Scan {
         if known.cut_from > synced {
             scan = scan.cut_from(known.cut_from);
         }
-        let begins = scan.segments.first().is_some_and(|file| file.first == Index(1));
+        let log_start = known.log_start.max(Index(1));
+        let begins = scan.segments.first().is_some_and(|file| file.first == log_start);
         if !begins && synced > Index(0) {
-            scan.miss_the_head();
+            scan.miss_the_head(log_start);
         }
         scan
     }
@@ -277,8 +280,8 @@ impl Scan {
     }
 
     /// The file that the log began with is gone: rot, of everything before what is left.
-    fn miss_the_head(&mut self) {
-        let head = Place::new(Index(1), 0);
+    fn miss_the_head(&mut self, log_start: Index) {
+        let head = Place::new(log_start, 0);
         self.segments.insert(0, SegmentFile { first: head.segment, len: 0 });
         self.reader = Reader::new(self.ids, head, head.segment);
         let mut hunt = Hunt::new(self.ids, head, head.segment, Term(0));

@@ -30,13 +30,15 @@ pub enum DeadReason {
     Expired = 2,
     /// Too many members disconnected while they held it.
     Disconnected = 3,
+    /// Its group had no members for longer than events are kept for one.
+    Gone = 4,
 }
 
 impl DeadReason {
     /// The reason with this number, if there is one.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Nacked, Self::Expired, Self::Disconnected]
+        [Self::Nacked, Self::Expired, Self::Disconnected, Self::Gone]
             .into_iter()
             .find(|reason| *reason as u8 == number)
     }

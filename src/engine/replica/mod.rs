@@ -41,6 +41,9 @@ pub struct HardState {
     /// The log is being cut from this index on; 0: it is not. A recovery carries the cut on, since
     /// what is half removed looks like rot.
     pub cut_from: Index,
+    /// The segment that the log begins with, by the index of its first entry: retention has removed
+    /// what was before it. 0: the first one.
+    pub log_start: Index,
 }
 
 /// What the replica must know of an entry. Cloning one should share its body.
@@ -252,6 +255,12 @@ impl<E: LogEntry> Replica<E> {
     /// What must be durable beside the log.
     pub fn hard_state(&self) -> HardState {
         HardState { commit: self.committed(), ..self.hard }
+    }
+
+    /// The log begins with this segment from now on.
+    pub fn begin_log_with(&mut self, segment: Index) {
+        assert!(segment > self.hard.log_start, "a log loses its oldest segments only");
+        self.hard.log_start = segment;
     }
 
     /// The current term: that of the leadership, or the highest seen.

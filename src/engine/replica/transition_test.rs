@@ -110,7 +110,7 @@ fn a_deposed_leader_keeps_its_suffix_until_it_is_cut() {
 fn terms_are_known_without_reading() {
     let mut replica = Replica::new(
         CommitRule::External,
-        HardState { term: Term(9), vote: 2, commit: Index(12), cut_from: Index(0) },
+        HardState { term: Term(9), vote: 2, commit: Index(12), ..HardState::default() },
         (Index(10), Term(3)),
         (Index(10), Term(3)),
     );
@@ -121,7 +121,7 @@ fn terms_are_known_without_reading() {
     assert_eq!(terms.map(|term| term.map_or(0, |term| term.0)), [0, 3, 3, 4, 4, 8, 0]);
     assert_eq!(
         replica.hard_state(),
-        HardState { term: Term(9), vote: 2, commit: Index(12), cut_from: Index(0) }
+        HardState { term: Term(9), vote: 2, commit: Index(12), ..HardState::default() }
     );
     assert_eq!(apply_all(&mut replica), [11, 12], "the hard state knows two as committed");
     replica.truncate_head(Index(12));
@@ -204,7 +204,7 @@ fn a_vote_is_part_of_the_hard_state_of_its_term() {
     replica.vote(3);
     assert_eq!(
         replica.hard_state(),
-        HardState { term: Term(1), vote: 3, commit: Index(0), cut_from: Index(0) }
+        HardState { term: Term(1), vote: 3, commit: Index(0), ..HardState::default() }
     );
     replica.depose();
     replica.begin_term(Term(2));

@@ -159,6 +159,13 @@ impl Directory {
         self.blocks.len()
     }
 
+    /// Bytes of its blocks.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let end = self.blocks.last().map_or(0, |row| u64::from(row.at) + u64::from(row.len));
+        end * BLOCK
+    }
+
     /// Where a block lies.
     ///
     /// # Panics
@@ -184,6 +191,40 @@ impl Directory {
     pub fn block_behind(&self, topic: TopicNo, block: usize) -> Option<usize> {
         self.topic(topic).map(TopicSlice::blocks).filter(|blocks| blocks.contains(&(block + 1)))?;
         Some(block + 1)
+    }
+
+    /// No event of the topic in this block lies behind this; `None` if the run has none of it.
+    #[must_use]
+    pub fn block_end(&self, topic: TopicNo, block: usize) -> Option<Position> {
+        let slice = self.topic(topic)?;
+        let behind = self.block_behind(topic, block).map(|next| self.blocks[next].first.position);
+        Some(behind.unwrap_or(slice.last))
+    }
+
+    /// Records of the topic behind `after`, and up to a block of others.
+    #[must_use]
+    pub fn records_behind(&self, topic: TopicNo, after: Position) -> u64 {
+        let Some(first) = self.block_for(topic, after) else { return 0 };
+        let slice = self.topic(topic).expect("it has a block");
+        let rows = &self.blocks[first..slice.blocks().end];
+        let records = rows.iter().map(|row| u64::from(row.count)).sum::<u64>();
+        records.min(u64::from(slice.records))
+    }
+
+    /// Records of a block.
+    ///
+    /// # Panics
+    /// If there are not that many blocks.
+    #[must_use]
+    pub fn block_records(&self, block: usize) -> u64 {
+        u64::from(self.blocks[block].count)
+    }
+
+    /// Whether all of a block's records are of this topic, as far as the directory can tell.
+    #[must_use]
+    pub fn is_inner(&self, topic: TopicNo, block: usize) -> bool {
+        let of = |row: Option<&BlockRow>| row.is_some_and(|row| row.first.topic == topic);
+        of(self.blocks.get(block)) && of(self.blocks.get(block + 1))
     }
 
     /// The one block that may hold the record with exactly this key.

@@ -3,7 +3,7 @@
 //! Must hold: one entry per applied event of the topic; a position is never inserted twice.
 
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use super::due_source::{DueEvent, DueSource};
 use crate::base::ids::{Offset, Position};
@@ -13,6 +13,17 @@ const LOADED: u32 = u32::MAX;
 /// In the place of a passed time that does not fit (49 days): where log time runs far ahead of the
 /// wall. These are few, and kept apart.
 const LONG: u32 = u32::MAX - 1;
+
+/// What came of [`MemoryIndex::trim`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Events looked at.
+    pub looked: usize,
+    /// Events that are gone.
+    pub removed: u64,
+    /// There is more behind this; `None`: it is over.
+    pub more: Option<Position>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -46,11 +57,20 @@ impl MemoryIndex {
         passed.map_or(LONG, |passed| passed.min(LONG))
     }
 
+    /// As [`Self::passed`], for an event that need not be there.
+    pub fn passed_of(&mut self, position: Position, schedule_ts: u64) -> u32 {
+        let passed = Self::passed(position, schedule_ts);
+        if passed == LONG {
+            self.long.insert(position.offset, (position.due, schedule_ts));
+        }
+        passed
+    }
+
     /// The place of an event that is there, from its `schedule_ts` and its [passed](Self::passed)
     /// time.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If it is neither there nor was told to [`Self::passed_of`].
     pub fn position(&self, offset: Offset, schedule_ts: u64, passed: u32) -> Position {
         let due = match passed {
             LONG => self.long[&offset].0,
@@ -69,6 +89,16 @@ impl MemoryIndex {
         new
     }
 
+    /// A run carries an event that stays, and is due at its `schedule_ts`.
+    ///
+    /// # Panics
+    /// If it is not there, or had passed its time.
+    pub fn carried(&mut self, position: Position) {
+        let passed = self.events.get_mut(&position).expect("it stays");
+        assert!(*passed == 0, "only what is due at its schedule_ts is carried");
+        *passed = LOADED;
+    }
+
     /// Lets go of an event that a run carries.
     ///
     /// # Panics
@@ -77,6 +107,44 @@ impl MemoryIndex {
         let was = self.events.remove(&position);
         self.long.remove(&position.offset);
         assert!(was.is_some(), "only what is there leaves");
+    }
+
+    /// Lets go of what lies behind `after` up to `end` and `may_go`, looking at up to `limit`
+    /// events. Long passed times are kept: the wheel may still ask for them.
+    pub fn trim(
+        &mut self,
+        after: Position,
+        end: Position,
+        limit: usize,
+        may_go: impl Fn(Offset) -> bool,
+    ) -> Trimmed {
+        let mut trimmed = Trimmed::default();
+        if after >= end {
+            return trimmed;
+        }
+        let mut gone = Vec::new();
+        for position in self.events.range((Excluded(after), Included(end))).map(|(p, _)| p) {
+            if trimmed.looked == limit {
+                trimmed.more = Some(*position);
+                break;
+            }
+            trimmed.looked += 1;
+            if may_go(position.offset) {
+                gone.push(*position);
+            }
+        }
+        for position in &gone {
+            self.events.remove(position);
+        }
+        trimmed.removed = gone.len() as u64;
+        // The one that was not looked at is the first of the next look.
+        trimmed.more = trimmed.more.map(before);
+        trimmed
+    }
+
+    /// Events that are not here may have been published this long after their `schedule_ts`, ms.
+    pub fn passed_up_to(&mut self, ms: u64) {
+        self.max_passed_ms = self.max_passed_ms.max(ms);
     }
 
     /// The longest time by which an event of this topic was published after its `schedule_ts`, ms:
@@ -113,6 +181,14 @@ impl MemoryIndex {
     }
 }
 
+/// The place right before this one.
+fn before(position: Position) -> Position {
+    match position.offset.0.checked_sub(1) {
+        Some(offset) => Position::new(position.due, Offset(offset)),
+        None => Position::new(position.due.saturating_sub(1), Offset(u64::MAX)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +217,20 @@ mod tests {
         assert_eq!(index.at(Position::new(20, Offset(1))).unwrap().schedule_ts, 20);
         index.remove(Position::new(20, Offset(1)));
         assert_eq!(index.len(), 1);
+    }
+
+    #[test]
+    fn a_trim_goes_on_where_it_stopped() {
+        let at = |n: u64| Position::new(n, Offset(n));
+        let mut index = MemoryIndex::default();
+        (1..=9).for_each(|n| index.insert(at(n), n));
+        let even = |offset: Offset| offset.0.is_multiple_of(2);
+        let first = index.trim(Position::START, at(7), 4, even);
+        assert_eq!((first.looked, first.removed), (4, 2));
+        let rest = index.trim(first.more.expect("more"), at(7), 4, even);
+        assert_eq!(rest, Trimmed { looked: 3, removed: 1, more: None });
+        let left: Vec<_> = index.after(Position::START).map(|e| e.position.due).collect();
+        assert_eq!(left, [1, 3, 5, 7, 8, 9]);
     }
 
     #[test]

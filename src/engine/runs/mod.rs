@@ -45,7 +45,7 @@ pub use block::{Block, RecordSpans};
 pub use directory::{Directory, TopicSlice};
 pub use due_source::{DueEvent, DueSource};
 pub use file::{Extent, Footer, HEADER};
-pub use memory_index::MemoryIndex;
+pub use memory_index::{MemoryIndex, Trimmed};
 pub use merge::{Merge, MergeFault, MergeProgress, MergeRead};
 pub use part::{RunFault, RunHead, RunIds, RunKind};
 pub use record::{RunKey, RunRecord};

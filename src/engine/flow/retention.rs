@@ -1,0 +1,301 @@
+//! The story of retention, owner half: segments and runs that nobody needs any more are removed.
+//!
+//! ```text
+//!  once a second: the oldest segment is past its time, settled by every group, in runs, behind all
+//!  checkpoints, out of memory --> SaveHardState(log_start) --> RemoveSegment, RemoveRun
+//!                 a third of a carried run is past and settled --> a merge without it
+//! ```
+//! Must hold: see [`crate::engine::retention`]. A dead letter counts as unsettled for as long as
+//! dead letters are kept.
+
+use std::sync::Arc;
+
+use super::load::end_of;
+use super::recover::Phase;
+use super::roll::Roll;
+use crate::base::config::EngineConfig;
+use crate::base::ids::{GroupNo, Index, Offset, Position, TopicNo};
+use crate::base::limits;
+use crate::engine::delivery::Group;
+use crate::engine::effect::Effect;
+use crate::engine::input::HardState;
+use crate::engine::log::{Body, Content, EntryHeader};
+use crate::engine::log_clock::TRUSTED_JUMP_MS;
+use crate::engine::partition::Partition;
+use crate::engine::retention::Begin;
+use crate::engine::runs::Directory;
+use crate::engine::step::Step;
+use crate::engine::wheel::Handle;
+
+/// Where nothing else happens, one look in so many is enough.
+const IDLE_CHECKS: u64 = 60;
+
+impl Partition {
+    /// Looks for what can go, once in a while.
+    pub(super) fn retention_on(&mut self, step: &mut Step<'_>) {
+        let config = step.config;
+        let wanted = config.retention_ms > 0 || config.retention_bytes > 0;
+        let now_ms = step.now.boot_ms();
+        if !wanted || !self.is_calm() || now_ms < self.retention.next_check_ms {
+            return;
+        }
+        self.retention.next_check_ms = now_ms + config.retention_check_ms;
+        self.retention.wake_ms = now_ms + IDLE_CHECKS * config.retention_check_ms;
+        let log_now = self.clock.peek(step.now);
+        self.see_members(log_now);
+        let seen = std::mem::replace(&mut self.retention.seen_ms, log_now);
+        if log_now > seen + TRUSTED_JUMP_MS {
+            // A clock that is wrong must not empty the log: it has time to be set right.
+            self.retention.trusted_from_ms = now_ms + config.jump_pause_ms;
+        }
+        if now_ms < self.retention.trusted_from_ms {
+            return;
+        }
+        let now = log_now.min(step.now.wall_ms());
+        let is_over = config.retention_bytes > 0 && self.sparse.bytes() > config.retention_bytes;
+        let age = if config.retention_ms == 0 { u64::MAX } else { config.retention_ms };
+        let aged = now.saturating_sub(age);
+        let passed = if is_over { now.saturating_sub(1) } else { aged };
+        self.retention.passed_ms = passed;
+        self.forget_dead_letters(config, now);
+        let removed = self.remove_oldest_segment(step, passed, log_now);
+        let limit = config.retention_bytes.saturating_add(config.segment_bytes);
+        self.retention.is_full = is_over && !removed && self.sparse.bytes() > limit;
+        self.retire_carried(step, passed, log_now);
+    }
+
+    /// When to look for what can go, boot time in ms; `None`: nothing could.
+    pub(super) fn next_retention_ms(&self) -> Option<u64> {
+        let something = self.segments.len() > 1 || !self.horizon.runs.is_empty();
+        (something && self.is_calm()).then_some(self.retention.wake_ms)
+    }
+
+    fn is_calm(&self) -> bool {
+        let serves = self.phase == Phase::Serving && self.horizon.drops.is_empty();
+        serves && self.roll == Roll::None && self.retention.saving.is_none()
+    }
+
+    fn see_members(&mut self, log_now: u64) {
+        for group in &mut self.groups {
+            let dispatch = &mut group.dispatch;
+            if !dispatch.members.is_empty() || dispatch.seen_ms == 0 {
+                dispatch.seen_ms = log_now;
+            }
+        }
+    }
+
+    fn forget_dead_letters(&mut self, config: &EngineConfig, now: u64) {
+        let passed = now.saturating_sub(config.dead_letter_retention_ms);
+        for group in &mut self.groups {
+            while let Some(first) = group.dead.first_entry().filter(|e| e.key().due < passed) {
+                first.remove();
+            }
+        }
+    }
+
+    /// Removes the oldest segment, if nobody needs it. True if it will go.
+    fn remove_oldest_segment(&mut self, step: &mut Step<'_>, passed: u64, log_now: u64) -> bool {
+        let Some((oldest, _)) = self.segments.first().copied() else { return false };
+        let Some(next) = self.sparse.next_segment(oldest).map(|spot| spot.place.segment) else {
+            return false;
+        };
+        let (end, begun) = self.sparse.segment_head(next).expect("a segment has an entry");
+        // Known bad: what has not fired yet is not looked at.
+        let ignores_pending = cfg!(bug_retention_ignores_pending);
+        let near = self.retention.near.get(&oldest).copied().unwrap_or(0);
+        let last = if ignores_pending { begun } else { near.max(begun) };
+        let in_runs = end <= self.horizon.on_runs && end <= self.dedup.runs().end();
+        let kept = &self.checkpoints.kept;
+        let behind = !kept.is_empty() && kept.iter().all(|kept| kept.resume >= next);
+        if last >= passed || !in_runs {
+            return false;
+        }
+        if !behind {
+            self.retention.wake_ms = self.retention.next_check_ms;
+            self.checkpoints.wanted |= kept.iter().any(|kept| kept.resume < next);
+            return false;
+        }
+        let groups = self.groups.iter();
+        let needed = groups.filter(|group| !is_abandoned(step.config, group, log_now));
+        if needed.into_iter().any(|group| self.needs(group, last, end)) && !ignores_pending {
+            return false;
+        }
+        let (trimmed, offsets) = self.retention.trimmed;
+        if trimmed < last || offsets < end {
+            self.retention.trim_to = Some(last);
+            self.retention.wake_ms = self.retention.next_check_ms;
+            return false;
+        }
+        let read = self.reads.out.values().any(|reading| reading.place.segment < next);
+        if read || self.reads.waiting.iter().any(|(offset, _)| *offset < end) {
+            return false;
+        }
+        // From now on nobody begins to read there.
+        (self.retention.saving, self.retention.log_start) = (Some(next), end);
+        self.replica.begin_log_with(next);
+        let state = HardState { cut_from: Index(0), ..self.replica.hard_state() };
+        step.effects.push(Effect::SaveHardState { partition: self.id, state });
+        true
+    }
+
+    /// Whether a group still has to see something of the log before `end` that no run carries: it
+    /// is due up to `last` (Unix ms).
+    fn needs(&self, group: &Group<Handle>, last: u64, end: Offset) -> bool {
+        let here = |position: &Position| position.offset < end && position.due <= last;
+        let open = group.cursor.unsettled().iter().any(here) || group.dead.keys().any(here);
+        if open || group.cursor.frontier() >= end_of(last) || group.min_offset >= end {
+            return open;
+        }
+        let from = group.cursor.frontier().max(before_due(group.min_due));
+        let indexes = self.horizon.indexes.iter().filter(|run| run.head().first_offset < end);
+        let unread = |run: &Arc<Directory>| {
+            run.topic(group.topic).is_some_and(|slice| slice.last > from && slice.first_due <= last)
+        };
+        indexes.into_iter().any(unread)
+    }
+
+    /// The log's new start is durable: what is before it goes.
+    pub(super) fn log_start_saved(&mut self, step: &mut Step<'_>, start: Index) {
+        let partition = self.id;
+        while let Some((segment, _)) = self.segments.first().copied().filter(|(s, _)| *s < start) {
+            self.segments.remove(0);
+            self.sparse.remove_oldest(segment);
+            self.retention.near.remove(&segment);
+            step.stats.segments_removed += 1;
+            step.effects.push(Effect::RemoveSegment { partition, segment });
+        }
+        let offset = self.retention.log_start;
+        let gone = |run: &&Arc<Directory>| run.head().end_offset <= offset;
+        let retired = self.horizon.indexes.iter().filter(gone).map(|run| run.head().ids.run);
+        let retired: Vec<_> = retired.collect();
+        self.horizon.indexes.retain(|run| !gone(&run));
+        self.horizon.retired.extend(retired);
+        self.checkpoints.wanted = true;
+        (self.retention.next_check_ms, self.retention.wake_ms) = (0, 0);
+        self.remove_retired(step);
+    }
+
+    /// Up to where nobody needs a topic's events any more that carried runs have.
+    pub(super) fn dead_edge(&self, step: &Step<'_>, no: TopicNo, passed: u64) -> Position {
+        let log_now = self.retention.seen_ms;
+        let mut edge = end_of(passed.min(self.retention.trimmed.0));
+        for no in &self.topics.get(no).groups {
+            let group = &self.groups[no.0 as usize];
+            if is_abandoned(step.config, group, log_now) {
+                continue;
+            }
+            let open = group.cursor.unsettled().first().into_iter().chain(group.dead.keys().next());
+            let settled = group.cursor.frontier().max(before_due(group.min_due));
+            edge = open.map(|open| before_due(open.due)).fold(edge.min(settled), Position::min);
+        }
+        edge
+    }
+
+    /// Removes carried runs that nobody needs, and has those written anew of which a third is not.
+    fn retire_carried(&mut self, step: &mut Step<'_>, passed: u64, log_now: u64) {
+        debug_assert!(log_now >= passed, "what has passed is not ahead");
+        let busy = self.horizon.job.is_some() || self.horizon.runs.is_empty();
+        if busy || !self.horizon.runs.iter().any(|run| dues_before(run, passed)) {
+            return;
+        }
+        let (trimmed, _) = self.retention.trimmed;
+        if trimmed < passed {
+            // Memory first: then what runs have of that time is not counted on.
+            self.retention.trim_to = self.retention.trim_to.max(Some(passed));
+        }
+        let mut best = None;
+        for (at, run) in self.horizon.runs.iter().enumerate() {
+            if run.head().end_offset > self.retention.trimmed.1 {
+                continue;
+            }
+            let dead: usize = run
+                .topics()
+                .iter()
+                .map(|slice| {
+                    let edge = self.dead_edge(step, slice.topic, passed);
+                    let behind = run.block_for(slice.topic, edge);
+                    behind.unwrap_or(slice.blocks().end).saturating_sub(slice.blocks().start)
+                })
+                .sum();
+            let all = run
+                .topics()
+                .iter()
+                .all(|slice| slice.last <= self.dead_edge(step, slice.topic, passed));
+            if all {
+                best = Some((at, true));
+                break;
+            }
+            if dead * limits::DEAD_SHARE >= run.blocks() && dead > 0 {
+                best = best.or(Some((at, false)));
+            }
+        }
+        match best {
+            Some((at, true)) => {
+                let run = self.horizon.runs.remove(at);
+                self.horizon.retired.push(run.head().ids.run);
+                self.checkpoints.wanted = true;
+                self.remove_retired(step);
+            }
+            Some((at, false)) => self.retention.merge = Some(self.horizon.runs[at].head().ids.run),
+            None => {}
+        }
+    }
+
+    /// The first entries of a log that begins with the state of what was before it.
+    pub(super) fn begin_with_state(&mut self, header: &EntryHeader, body: &Body) -> bool {
+        let Begin::State(parts) = &mut self.retention.begin else { return false };
+        let Content::State(view) = body.content() else {
+            panic!("partition {}: the log begins with {header:?}, not with a state", self.id);
+        };
+        let head = view.head();
+        parts.push(body.detached());
+        (self.applied_end, self.applied_ts) = (header.end_offset(), header.append_ts);
+        self.last_applied = (header.index, header.term);
+        if parts.len() < view.parts() as usize {
+            return true;
+        }
+        let parts = std::mem::take(parts);
+        self.retention.begin = Begin::Known;
+        self.restore_state(&parts);
+        let start = head.next_offset;
+        // Of what lies in the log all is made anew.
+        let last = self.horizon.runs.iter().map(|run| run.head().ids.run).max();
+        self.horizon.last_run = last.unwrap_or(self.horizon.last_run).max(self.horizon.last_run);
+        let needed = |run: &Arc<Directory>| run.head().first_offset < start;
+        let unneeded = self.horizon.runs.iter().filter(|run| !needed(run));
+        self.horizon.retired = unneeded.map(|run| run.head().ids.run).collect();
+        self.horizon.runs.retain(needed);
+        (self.horizon.flushed, self.horizon.on_runs) = (start, start);
+        self.horizon.ids_wanted = start;
+        self.dedup.begin_at(start);
+        self.topics.passed_up_to(u64::MAX);
+        true
+    }
+
+    /// A group's next record is gone: the group had been left alone for too long.
+    pub(super) fn is_gone(&self, offset: Offset) -> bool {
+        offset < self.retention.log_start
+    }
+
+    /// Forgets that a group still had to see an event whose record is gone.
+    pub(super) fn give_up_gone(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
+        step.stats.gone += 1;
+        self.propose_gone(no, position);
+        self.dirty.insert(no);
+    }
+}
+
+/// Whether a group has been without members for so long that it holds nothing any more.
+fn is_abandoned(config: &EngineConfig, group: &Group<Handle>, log_now: u64) -> bool {
+    log_now > group.dispatch.seen_ms.saturating_add(config.group_expiry_ms)
+}
+
+/// Right before everything that is due at `due`, Unix ms.
+fn before_due(due: u64) -> Position {
+    due.checked_sub(1).map_or(Position::START, end_of)
+}
+
+/// Whether some of a run's records are due before this, Unix ms.
+fn dues_before(run: &Arc<Directory>, due: u64) -> bool {
+    run.dues().is_some_and(|(first, _)| first < due)
+}
