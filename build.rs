@@ -12,6 +12,8 @@ const VARIABLE: &str = "CHRONOSDB_BUG";
 /// Every known-bad build, with what is wrong in it.
 const BUGS: &[(&str, &str)] = &[
     ("bug_ack_joiners", "a publish that comes during a write is acknowledged by that write"),
+    ("bug_backup_beyond_cut", "a backup copies what a server writes behind the cut as well"),
+    ("bug_backup_without_gone", "a backup leaves out a file that has gone since the cut"),
     ("bug_checkpoint_ahead", "a checkpoint counts what a flush has begun to carry as carried"),
     ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
     ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
