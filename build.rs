@@ -16,6 +16,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_backup_without_gone", "a backup leaves out a file that has gone since the cut"),
     ("bug_checkpoint_ahead", "a checkpoint counts what a flush has begun to carry as carried"),
     ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
+    ("bug_cut_in_flight", "a backup's cut lies behind writes that are not done"),
     ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
     ("bug_drop_without_credit", "an offer that finds no credit is dropped"),
     ("bug_floor_tick", "the wheel rounds down"),

@@ -136,6 +136,13 @@ impl Jobs {
         Input::CheckpointSaved { partition }
     }
 
+    /// Whether these checkpoints and runs are there.
+    pub fn has(&self, partition: PartitionId, checkpoints: &[u64], runs: &[RunNo]) -> bool {
+        let saved = |number: &u64| self.checkpoints.contains_key(&(partition, *number));
+        let made = |run: &RunNo| self.runs.contains_key(&(partition, *run));
+        checkpoints.iter().all(saved) && runs.iter().all(made)
+    }
+
     pub fn remove_checkpoint(&mut self, partition: PartitionId, number: u64) {
         self.checkpoints.remove(&(partition, number));
     }

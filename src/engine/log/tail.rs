@@ -145,7 +145,8 @@ impl Tail {
     /// before it.
     #[must_use]
     pub fn done_end(&self) -> Place {
-        let first = self.in_flight.front();
+        // Known bad: what is in flight is taken for done.
+        let first = self.in_flight.front().filter(|_| !cfg!(bug_cut_in_flight));
         let end = first.map_or(self.end, |flight| flight.position + flight.prefix.len() as u64);
         Place::new(self.segment, end)
     }
