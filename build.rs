@@ -12,18 +12,18 @@ const VARIABLE: &str = "CHRONOSDB_BUG";
 /// Every known-bad build, with what is wrong in it.
 const BUGS: &[(&str, &str)] = &[
     ("bug_ack_joiners", "a publish that comes during a write is acknowledged by that write"),
+    ("bug_backup_beyond_cut", "a backup copies what a server writes behind the cut as well"),
+    ("bug_backup_without_gone", "a backup leaves out a file that has gone since the cut"),
     ("bug_checkpoint_ahead", "a checkpoint counts what a flush has begun to carry as carried"),
     ("bug_cut_on_rot", "damage of what was durable is cut off as if it were a torn end"),
+    ("bug_cut_in_flight", "a backup's cut lies behind writes that are not done"),
     ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
     ("bug_drop_without_credit", "an offer that finds no credit is dropped"),
     ("bug_floor_tick", "the wheel rounds down"),
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
     ("bug_open_without_dsync", "the descriptor of durable writes is an ordinary one"),
     ("bug_publish_on_full_disk", "publishes are taken while the disk has only its reserve"),
-    (
-        "bug_retention_ignores_pending",
-        "retention looks at when events came, not at what they await",
-    ),
+    ("bug_retention_ignores_pending", "retention asks when events came, not who awaits them"),
     ("bug_retry_after_sync_error", "a sync that fails is tried again, and then believed"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
     ("bug_skip_directory_fsync", "a new segment's directory entry is not made durable"),

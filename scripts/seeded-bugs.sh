@@ -12,8 +12,11 @@ cd "$(dirname "$0")/.."
 # bug, the target of the test, its full name, and for a run of the simulator its seeds
 table='
 bug_ack_joiners              sim run::every_seed_keeps_every_rule 0..60
-bug_checkpoint_ahead         sim run::every_seed_keeps_every_rule 0..600
+bug_backup_beyond_cut        lib cli::backup::source::source_test::nothing_behind_the_cut_is_copied
+bug_backup_without_gone      lib cli::backup::source::source_test::a_file_that_has_gone_asks_for_another_cut
+bug_checkpoint_ahead         sim run::every_seed_keeps_every_rule 2820..2825
 bug_cut_on_rot               lib engine::log::scan::tests::damage_to_what_was_synced_is_rot_and_said_exactly
+bug_cut_in_flight            sim run::every_seed_keeps_every_rule 0..60
 bug_deliver_before_durable   sim run::every_seed_keeps_every_rule 0..60
 bug_drop_without_credit      sim run::every_seed_keeps_every_rule 0..10
 bug_floor_tick               lib engine::wheel::tests::fires_at_its_time_and_not_before

@@ -199,6 +199,23 @@ pub const RUN_FANOUT: usize = 8;
 /// Retries of an event before it is a dead letter, at most configurable.
 pub const RETRIES_MAX: u32 = 1_000;
 
+// Backups.
+
+/// Files of one backup: all of them are open at once.
+pub const BACKUP_FILES: usize = 65_536;
+/// A backup's manifest, and a server's answer that names the files of one, bytes.
+pub const BACKUP_TEXT_BYTES: usize = 16 * MIB;
+/// Cuts that are asked for while files of the one before are removed.
+pub const BACKUP_CUTS: usize = 16;
+/// Bytes read in a second while a server runs, unless another rate is asked for.
+pub const BACKUP_RATE: u64 = 100 * MIB as u64;
+/// Bytes of a file that a copy reads at once.
+pub const BACKUP_READ_BYTES: usize = MIB;
+/// Bytes of a copy that are not synced, at most.
+pub const BACKUP_SYNC_BYTES: u64 = 32 * MIB as u64;
+
+const _: () = assert!(BACKUP_FILES * 160 <= BACKUP_TEXT_BYTES, "a manifest names all its files");
+const _: () = assert!(BACKUP_READ_BYTES as u64 <= BACKUP_SYNC_BYTES);
 const _: () = assert!(PAYLOAD_BYTES + META_BYTES + MESSAGE_ID_BYTES + NAME_BYTES < MESSAGE_BYTES);
 const _: () = assert!(SMALL_REQUEST_BYTES < MESSAGE_BYTES);
 const _: () =

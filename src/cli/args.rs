@@ -254,8 +254,8 @@ impl ServeArgs {
             max_connections, max_connections_per_ip, max_accepts_per_second, shards, partitions,
             segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io,
             disk_reserve, dedup_ttl, retention_max_age_hours, retention_max_size_gb, group_expiry,
-            dead_letter_retention, tick_ms, wheel_size, wheel_memory, horizon, flush_size, ack_timeout, max_retries, retry_backoff,
-            max_credits, log_format, log_level,
+            dead_letter_retention, tick_ms, wheel_size, wheel_memory, horizon, flush_size,
+            ack_timeout, max_retries, retry_backoff, max_credits, log_format, log_level,
         })
     }
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub mod args;
+pub mod backup;
 pub mod legacy;
 pub mod log;
 pub mod output;
@@ -17,6 +18,7 @@ pub mod partitions;
 pub mod publish;
 pub mod remote;
 pub mod replay;
+pub mod restore;
 pub mod serve;
 pub mod settings;
 pub mod subscribe;
@@ -51,6 +53,12 @@ pub enum Command {
     /// Show the state of the partitions
     #[command(after_help = partitions::EXAMPLES)]
     Partitions(partitions::PartitionsArgs),
+    /// Copy a data directory, also while its server runs
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::RestoreArgs),
     /// Look at the logs of a stopped node, and repair them
     #[command(after_help = log::EXAMPLES)]
     Log(log::LogArgs),
@@ -86,6 +94,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Subscribe(args) => subscribe::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Partitions(args) => partitions::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Log(args) => return ended(log::run(&args)),
     };
     ended(done.map(|()| ExitCode::SUCCESS))

@@ -11,7 +11,7 @@ use crate::base::api::{PublishMessage, Reply, Request};
 use crate::base::error::ApiError;
 use crate::base::ids::PartitionId;
 use crate::base::route::{partition_of, shard_of};
-use crate::shard::{Gate, GateStream, ShardStats, StreamMessage};
+use crate::shard::{Cuts, Gate, GateStream, ShardStats, StreamMessage};
 
 /// One shard, as control sees it.
 pub trait Door: Clone + Send + Sync + 'static {
@@ -27,6 +27,9 @@ pub trait Door: Clone + Send + Sync + 'static {
 
     /// The shard's counters as they are now.
     fn stats(&self) -> impl Future<Output = Result<ShardStats, ApiError>> + Send;
+
+    /// Where copies of the shard's partitions would end.
+    fn cuts(&self) -> impl Future<Output = Result<Cuts, ApiError>> + Send;
 }
 
 /// A stream's messages.
@@ -48,6 +51,10 @@ impl Door for Gate {
 
     async fn stats(&self) -> Result<ShardStats, ApiError> {
         Self::stats(self).await
+    }
+
+    async fn cuts(&self) -> Result<Cuts, ApiError> {
+        Self::cuts(self).await
     }
 }
 

@@ -8,7 +8,7 @@ use crate::base::api::{Reply, Request};
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::ShardId;
 use crate::engine::EngineStats;
-use crate::shard::{DriverCounts, ShardStats, StreamMessage};
+use crate::shard::{Cuts, DriverCounts, ShardStats, StreamMessage};
 
 type Answer = dyn Fn(Request) -> Result<Reply, ApiError> + Send + Sync;
 
@@ -21,6 +21,7 @@ struct Inner {
     answer: Box<Answer>,
     streams: Mutex<VecDeque<Vec<StreamMessage>>>,
     asked: Mutex<Vec<Request>>,
+    cuts: Mutex<Cuts>,
     dead: bool,
 }
 
@@ -38,8 +39,13 @@ impl FakeShard {
     }
 
     fn make(number: u16, answer: Box<Answer>, dead: bool) -> Self {
-        let (streams, asked) = Default::default();
-        Self(Arc::new(Inner { number, answer, streams, asked, dead }))
+        let (streams, asked, cuts) = Default::default();
+        Self(Arc::new(Inner { number, answer, streams, asked, cuts, dead }))
+    }
+
+    /// Who asks for cuts from now on gets these.
+    pub fn cuts_are(&self, cuts: Cuts) {
+        *self.0.cuts.lock().expect("no test panics here") = cuts;
     }
 
     /// The next stream that is opened gives these, and then no end.
@@ -93,6 +99,10 @@ impl Door for FakeShard {
             return Err(ended());
         }
         Ok(stats_of(self.0.number))
+    }
+
+    async fn cuts(&self) -> Result<Cuts, ApiError> {
+        if self.0.dead { Err(ended()) } else { Ok(self.0.cuts.lock().expect("no panic").clone()) }
     }
 }
 

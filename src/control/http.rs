@@ -1,4 +1,4 @@
-//! HTTP: `/health`, `/health/ready` and `/metrics`.
+//! HTTP: `/health`, `/health/ready`, `/metrics` and `/backup/cut`.
 //!
 //! Alive means that the process answers; ready, that every shard answers and the node is not
 //! stopping. Nothing here changes anything.
@@ -15,12 +15,13 @@ use axum::routing::get;
 
 use super::Bridge;
 use super::accept::Entrance;
+use super::backup;
 use super::door::Door;
 use super::metrics::{Metrics, plain_text};
 use crate::shard::ShardStats;
 
 /// A shard that does not answer within this is not ready.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -38,6 +39,11 @@ impl<D: Door> Front<D> {
     #[must_use]
     pub fn new(node_id: &str, metrics: Metrics, bridge: Arc<OnceLock<Bridge<D>>>) -> Self {
         Self { node_id: node_id.into(), started: Instant::now(), metrics, bridge }
+    }
+
+    /// The way into the shards, once they are there.
+    pub(super) fn bridge(&self) -> Option<&Bridge<D>> {
+        self.bridge.get()
     }
 }
 
@@ -59,6 +65,7 @@ pub fn router<D: Door>(front: Front<D>) -> Router {
         .route("/health", get(health))
         .route("/health/ready", get(ready::<D>))
         .route("/metrics", get(metrics::<D>))
+        .route(backup::PATH, get(backup::cut::<D>))
         .with_state(front)
 }
 

@@ -115,3 +115,52 @@ async fn metrics_in_the_form_asked_for() {
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
     assert!(!body.contains("# EOF") && body.contains("cronos_events_published_total"));
 }
+
+#[tokio::test]
+async fn a_cut_names_every_partition_or_says_why_not() {
+    use crate::base::ids::{Index, PartitionId, RunNo, Term};
+    use crate::control::backup::{CutAnswer, PATH};
+    use crate::engine::log::{Ids, Place};
+    use crate::engine::{Cut, HardState, NoCut};
+
+    let cut = |partition| {
+        let ids = Ids { cluster: 5, partition: PartitionId(partition) };
+        let hard_state =
+            HardState { term: Term(3), vote: 1, commit: Index(9), ..HardState::default() };
+        let (segments, end) = (vec![Index(1), Index(7)], Place::new(Index(7), 4_100));
+        Ok(Cut { ids, hard_state, segments, end, checkpoints: vec![4], runs: vec![RunNo(2)] })
+    };
+    let site = site().await;
+    let (head, body) = site.get(PATH, "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 503") && body.contains("being recovered"), "{head} {body}");
+    let shards = [shard(0), shard(1)];
+    shards[0].cuts_are(vec![cut(0), cut(2)]);
+    shards[1].cuts_are(vec![cut(1)]);
+    let data = tempfile::tempdir().expect("a directory");
+    let bridge = Bridge {
+        data_dir: data.path().into(),
+        ..Bridge::new(Doors::new(shards.to_vec(), 3), "n1", 10, site.stop.subscribe())
+    };
+    assert!(site.bridge.set(bridge).is_ok());
+    let (head, body) = site.get(PATH, "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let answer: CutAnswer = serde_json::from_str(&body).expect("JSON");
+    let numbers: Vec<_> = answer.partitions.iter().map(|cut| cut.partition).collect();
+    assert_eq!(numbers, [0, 1, 2], "in order");
+    let one = &answer.partitions[1];
+    assert_eq!((one.term, one.vote, one.commit, one.end), (3, 1, 9, 4_100));
+    assert_eq!(
+        (&one.segments[..], &one.checkpoints[..], &one.runs[..]),
+        (&[1, 7][..], &[4][..], &[2][..])
+    );
+    assert_eq!(answer.identity, crate::control::backup::identity(data.path()).expect("there"));
+
+    let rot = "it is rotten".to_owned();
+    shards[1].cuts_are(vec![Err(NoCut::ReadOnly { partition: PartitionId(1), rot })]);
+    let (head, body) = site.get(PATH, "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 409") && body.contains("partition 1 is damaged"), "{body}");
+    shards[1].cuts_are(vec![Err(NoCut::NotServing { partition: PartitionId(1) })]);
+    assert!(site.get(PATH, "*/*").await.0.starts_with("HTTP/1.1 503"));
+    site.stop.send_replace(true);
+    assert!(site.get(PATH, "*/*").await.1.contains("shutting down"));
+}

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 mod accept;
+pub mod backup;
 pub mod door;
 pub mod grpc;
 pub mod http;
@@ -43,6 +45,8 @@ pub struct Bridge<D> {
     pub node_id: Arc<str>,
     /// What requests are compared with.
     pub bounds: Bounds,
+    /// Where the data is.
+    pub data_dir: PathBuf,
     stopping: watch::Receiver<bool>,
 }
 
@@ -59,6 +63,7 @@ impl<D: Door> Bridge<D> {
             doors,
             metrics: Metrics::default(),
             node_id: node_id.into(),
+            data_dir: PathBuf::new(),
             stopping,
         }
     }
@@ -146,6 +151,7 @@ impl<D: Door> Control<D> {
         let max_credit = config.engine.max_credit;
         let mut bridge = Bridge::new(doors, &config.node_id, max_credit, self.stop.subscribe());
         bridge.metrics = self.metrics.clone();
+        bridge.data_dir.clone_from(&config.data_dir);
         assert!(self.bridge.set(bridge.clone()).is_ok(), "served once");
         self.tasks.push(tokio::spawn(grpc::serve(entrance, bridge, config.reflection)));
     }

@@ -53,6 +53,7 @@ use crate::base::config::EngineConfig;
 use crate::base::ids::{PartitionId, ShardId};
 use crate::base::route;
 use crate::base::time::Now;
+pub use flow::cut::{Cut, NoCut};
 use flow::fire::{JoinRequest, member_key};
 use flow::publish::Slice;
 use flow::replay::Page;
@@ -232,6 +233,11 @@ impl Engine {
             partition.gauge(self.shard, stats);
         }
         stats
+    }
+
+    /// Where copies of this shard's partitions would end now, in order.
+    pub fn cuts(&self) -> Vec<Result<Cut, NoCut>> {
+        self.partitions.values().map(Partition::cut).collect()
     }
 
     /// The accounts of every group of a partition, by walking all of its events. For checks.

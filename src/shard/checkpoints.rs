@@ -30,7 +30,8 @@ use crate::engine::{Input, SegmentFile};
 
 const UNFINISHED: &str = ".new";
 
-fn checkpoint_path(data: &Path, partition: PartitionId, number: u64) -> PathBuf {
+/// The file of a checkpoint.
+pub fn checkpoint_path(data: &Path, partition: PartitionId, number: u64) -> PathBuf {
     partition_path(data, partition).join(checkpoint::file_name(number))
 }
 

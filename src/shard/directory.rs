@@ -23,7 +23,12 @@ use crate::base::ids::PartitionId;
 /// The format this program writes; it reads no other.
 const FORMAT: u32 = 1;
 const LOCK_FILE: &str = "lock";
-const FORMAT_FILE: &str = "chronosdb.toml";
+/// Says what made the directory; without it, nothing else of it is served.
+pub const FORMAT_FILE: &str = "chronosdb.toml";
+/// What a backup has and a data directory has not.
+pub const BACKUP_MANIFEST: &str = "manifest.jsonl";
+/// What a new file system has at its top.
+const LOST_AND_FOUND: &str = "lost+found";
 /// `f_type` of file systems that live in memory: direct I/O is accepted there and means nothing.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -88,6 +93,18 @@ pub enum DirectoryError {
         /// What was named.
         path: PathBuf,
     },
+    /// It was to be new, and something is in it.
+    NotEmpty {
+        /// What was named.
+        path: PathBuf,
+        /// What is in it.
+        found: PathBuf,
+    },
+    /// It was to be served, and is a backup.
+    Backup {
+        /// What was named.
+        path: PathBuf,
+    },
     /// No direct I/O, and buffered I/O was not allowed.
     NoDirectIo {
         /// The directory.
@@ -128,6 +145,18 @@ impl fmt::Display for DirectoryError {
                 f,
                 "{} is no data directory (it holds no {FORMAT_FILE}); name the --data-dir of a \
                  stopped node",
+                path.display()
+            ),
+            Self::NotEmpty { path, found } => write!(
+                f,
+                "{} holds {} already; name a directory that is empty or not there yet",
+                path.display(),
+                found.display()
+            ),
+            Self::Backup { path } => write!(
+                f,
+                "{} is a backup, which a server would change; restore it into a directory of its \
+                 own with `chronosdb restore` and serve that",
                 path.display()
             ),
             Self::NoDirectIo { path } => write!(
@@ -179,6 +208,9 @@ impl Directory {
         // glommio gives relative paths to io_uring without a directory to start from.
         let path = &std::path::absolute(path).map_err(io_error("find the directory", path))?;
         create_private(path)?;
+        if path.join(BACKUP_MANIFEST).exists() {
+            return Err(DirectoryError::Backup { path: path.to_owned() });
+        }
         let lock = lock(path)?;
         let direct_io = has_direct_io(path)?;
         if !direct_io {
@@ -238,6 +270,49 @@ impl Directory {
             _lock: lock,
         })
     }
+}
+
+/// A directory that is to become a data directory, locked: no server starts on it meanwhile.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Where it is.
+    pub path: PathBuf,
+    _lock: File,
+}
+
+impl Claimed {
+    /// Makes and locks a directory that is not there yet, or is empty.
+    pub fn new(path: &Path) -> Result<Self, DirectoryError> {
+        let path = std::path::absolute(path).map_err(io_error("find the directory", path))?;
+        create_private(&path)?;
+        if !path.join(LOCK_FILE).exists() {
+            is_empty(&path)?;
+        }
+        let lock = open_lock(&path)?;
+        hold(&lock, &path)?;
+        // A server that ended just now has left something behind.
+        is_empty(&path)?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+/// Refuses a directory in which there is anything but a lock that nobody needs.
+pub fn is_empty(path: &Path) -> Result<(), DirectoryError> {
+    for entry in fs::read_dir(path).map_err(io_error("list the directory", path))? {
+        let found = entry.map_err(io_error("list the directory", path))?.file_name();
+        if found != LOCK_FILE && found != LOST_AND_FOUND {
+            return Err(DirectoryError::NotEmpty { path: path.into(), found: found.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Cluster number and partitions of a data directory, whoever serves it. Changes nothing.
+pub fn read_description(path: &Path) -> Result<(u64, u16), DirectoryError> {
+    let file = read_format(path)?.ok_or(DirectoryError::Absent { path: path.into() })?;
+    let damaged = DirectoryError::Damaged { path: path.join(FORMAT_FILE), why: "cluster".into() };
+    let cluster = u64::from_str_radix(&file.cluster, 16).map_err(|_| damaged)?;
+    Ok((cluster, file.partitions))
 }
 
 /// The directory of one partition.

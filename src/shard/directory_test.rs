@@ -151,3 +151,43 @@ fn has_direct_io_of_kind(path: &Path) -> bool {
     let kind = fstatfs(File::open(path).expect("readable")).expect("known").f_type;
     !MEMORY_FILE_SYSTEMS.contains(&(kind as u64 & 0xffff_ffff))
 }
+
+#[test]
+fn only_an_empty_directory_is_claimed() {
+    let place = place();
+    let path = place.path().join("deep/data");
+    let claimed = Claimed::new(&path).expect("made");
+    let why = refusal(&path, 2);
+    assert!(why.contains("in use"), "no server meanwhile: {why}");
+    let why = Claimed::new(&path).expect_err("claimed once").to_string();
+    assert!(why.contains("in use"), "{why}");
+    drop(claimed);
+    fs::create_dir(path.join("lost+found")).expect("new");
+    drop(Claimed::new(&path).expect("empty still"));
+    fs::write(path.join("letter.txt"), "x").expect("writable");
+    for lock in [true, false] {
+        if !lock {
+            fs::remove_file(path.join(LOCK_FILE)).expect("there");
+        }
+        let why = Claimed::new(&path).expect_err("not empty").to_string();
+        assert!(why.contains("holds letter.txt already"), "{why}");
+        assert_eq!(path.join(LOCK_FILE).exists(), lock, "nothing is made in it");
+    }
+    let served = place.path().join("served");
+    let server = Directory::open(&served, 2, true).expect("a new directory");
+    assert!(Claimed::new(&served).expect_err("served").to_string().contains("in use"));
+    assert_eq!(read_description(&served).expect("there"), (server.cluster, 2));
+    drop(server);
+    assert!(Claimed::new(&served).expect_err("it has data").to_string().contains("already"));
+}
+
+#[test]
+fn a_backup_is_not_served() {
+    let place = place();
+    let path = place.path().join("backup");
+    drop(Directory::open(&path, 2, true).expect("a new directory"));
+    fs::write(path.join(BACKUP_MANIFEST), "{}").expect("writable");
+    let why = refusal(&path, 2);
+    assert!(why.contains("is a backup") && why.contains("chronosdb restore"), "{why}");
+    drop(Directory::open_stopped(&path).expect("tools may look at it"));
+}

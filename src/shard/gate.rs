@@ -23,7 +23,7 @@ use super::stats::{Counters, ShardStats};
 use crate::base::api::{Delivery, Replayed, Reply, Request};
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, SessionId, ShardId, SubscriptionId};
-use crate::engine::Input;
+use crate::engine::{Cut, Input, NoCut};
 
 /// Calls that wait at the door at most; then callers wait in front of it.
 const WAITING: usize = 1_024;
@@ -52,7 +52,11 @@ enum Knock {
     Call { request: Request, answer: oneshot::Sender<Result<Reply, ApiError>> },
     Open { session: SessionId, request: Request, items: mpsc::UnboundedSender<Item> },
     Stats(oneshot::Sender<ShardStats>),
+    Cuts(oneshot::Sender<Cuts>),
 }
+
+/// Where copies of a shard's partitions would end, in order of the partitions.
+pub type Cuts = Vec<Result<Cut, NoCut>>;
 
 /// What is told without waiting: bounded by streams that are open and what they have been sent.
 #[derive(Debug)]
@@ -143,6 +147,14 @@ impl Gate {
         answered.await.map_err(|_| shutting_down())
     }
 
+    /// Where copies of the shard's partitions would end: everything that was answered before this
+    /// was called lies before.
+    pub async fn cuts(&self) -> Result<Cuts, ApiError> {
+        let (answer, answered) = oneshot::channel();
+        self.knock(Knock::Cuts(answer)).await?;
+        answered.await.map_err(|_| shutting_down())
+    }
+
     /// Tells the shard what to do next. A shard that has ended does not hear it.
     pub(super) fn order(&self, order: Order) {
         let _ended = self.notes.send(Note::Order(order));
@@ -225,6 +237,7 @@ pub(super) struct Desk {
     next_call: Cell<u64>,
     streams: RefCell<BTreeMap<SessionId, mpsc::UnboundedSender<Item>>>,
     stats: RefCell<Vec<oneshot::Sender<ShardStats>>>,
+    cuts: RefCell<Vec<oneshot::Sender<Cuts>>>,
     /// Nobody is let in any more.
     draining: Cell<bool>,
 }
@@ -239,6 +252,7 @@ impl Desk {
             next_call: Cell::new(1),
             streams: RefCell::default(),
             stats: RefCell::default(),
+            cuts: RefCell::default(),
             draining: Cell::new(false),
         })
     }
@@ -301,6 +315,10 @@ impl Desk {
                 self.stats.borrow_mut().push(answer);
                 self.inbox.wake();
             }
+            Knock::Cuts(answer) => {
+                self.cuts.borrow_mut().push(answer);
+                self.inbox.wake();
+            }
         }
     }
 
@@ -323,6 +341,18 @@ impl Desk {
     pub(super) fn give_stats(&self, stats: &ShardStats) {
         for answer in self.stats.borrow_mut().drain(..) {
             let _gone = answer.send(stats.clone());
+        }
+    }
+
+    /// Whether someone waits for cuts.
+    pub(super) fn wants_cuts(&self) -> bool {
+        !self.cuts.borrow().is_empty()
+    }
+
+    /// Answers those who wait for cuts.
+    pub(super) fn give_cuts(&self, cuts: &Cuts) {
+        for answer in self.cuts.borrow_mut().drain(..) {
+            let _gone = answer.send(cuts.clone());
         }
     }
 

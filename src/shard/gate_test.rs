@@ -1,6 +1,7 @@
 //! Tests of the gate's two halves, with the shard's part played by hand.
 
 use super::*;
+use crate::base::ids::PartitionId;
 use futures_lite::future::{block_on, poll_once};
 use std::pin::pin;
 
@@ -140,4 +141,19 @@ fn nobody_is_let_in_while_the_shard_drains() {
     let end = block_on(stream.next());
     assert!(matches!(end, Some(StreamMessage::End(Err(e))) if e.code == ErrorCode::Unavailable));
     assert!(place.inbox.take_request().is_none());
+}
+
+#[test]
+fn cuts_are_given_when_the_pump_has_them() {
+    let mut place = Place::new();
+    let gate = place.gate.clone();
+    let mut cuts = pin!(gate.cuts());
+    assert!(block_on(poll_once(&mut cuts)).is_none());
+    place.turn();
+    assert!(place.desk.wants_cuts());
+    let given = vec![Err(NoCut::NotServing { partition: PartitionId(3) })];
+    place.desk.give_cuts(&given);
+    assert!(!place.desk.wants_cuts());
+    let answer = block_on(poll_once(&mut cuts)).expect("answered");
+    assert_eq!(answer.expect("cuts"), given);
 }

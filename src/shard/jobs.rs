@@ -26,12 +26,12 @@ use crate::engine::jobs::{Job, JobSpec, JobStep};
 const OPEN_RUNS: usize = 256;
 
 /// The file of a run.
-pub(super) fn run_path(data: &Path, partition: PartitionId, run: RunNo) -> PathBuf {
+pub fn run_path(data: &Path, partition: PartitionId, run: RunNo) -> PathBuf {
     partition_path(data, partition).join(format!("{:020}.run", run.0))
 }
 
 /// The number in the name of a run's file; `None` if it is none.
-pub(super) fn parse_run_name(name: &str) -> Option<RunNo> {
+pub fn parse_run_name(name: &str) -> Option<RunNo> {
     let digits = name.strip_suffix(".run")?;
     let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
     plain.then(|| digits.parse().ok().map(RunNo)).flatten()

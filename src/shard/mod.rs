@@ -36,6 +36,7 @@ mod stats;
 
 pub use boot::{BootError, Shards, start};
 pub use directory::{Directory, DirectoryError};
-pub use gate::{Gate, GateStream, StreamMessage};
+pub use gate::{Cuts, Gate, GateStream, StreamMessage};
+pub use jobs::{parse_run_name, run_path};
 pub use peers::{AcceptRate, Peers};
 pub use stats::{DriverCounts, ShardStats};

@@ -156,6 +156,9 @@ impl<F: Fn(Milestone)> Pump<F> {
             let stats = self.world.counters.snapshot(self.shard, self.engine.stats());
             self.world.desk.give_stats(&stats);
         }
+        if self.world.desk.wants_cuts() {
+            self.world.desk.give_cuts(&self.engine.cuts());
+        }
     }
 
     /// The next request of a session that is still there, if the engine has room for one.
@@ -288,7 +291,8 @@ impl<F: Fn(Milestone)> Pump<F> {
             let World { inbox, desk, orders, route, .. } = &self.world;
             let ordered =
                 orders.stop.get() || (orders.drain.get() && self.draining == Draining::No);
-            if ordered || inbox.has_work(self.engine.has_room()) || desk.wants_stats() {
+            let asked = desk.wants_stats() || desk.wants_cuts();
+            if ordered || inbox.has_work(self.engine.has_room()) || asked {
                 return Poll::Ready(());
             }
             let now = Now::read();

@@ -7,15 +7,17 @@ use crate::http;
 use crate::server::{Server, Setup, place};
 use crate::wait::{for_the, until};
 
-const EVENTS: u64 = 4_000;
+/// Events that are published.
+pub const EVENTS: u64 = 4_000;
 const AHEAD_MS: u64 = 6_000;
 
-fn metric(server: &Server, name: &str) -> u64 {
+/// A metric of the server, summed over its labels.
+pub fn metric(server: &Server, name: &str) -> u64 {
     http::get(server.http, "/metrics").sum(name) as u64
 }
 
 /// Publishes events that are due from `first_due` on, one a ms but in no order.
-async fn publish(client: &Client, first_due: u64) {
+pub async fn publish(client: &Client, first_due: u64) {
     for chunk in (0..EVENTS).collect::<Vec<_>>().chunks(1_000) {
         let event = |n: &u64| {
             let due = first_due + n * 7_919 % EVENTS / 4;
@@ -27,7 +29,7 @@ async fn publish(client: &Client, first_due: u64) {
 }
 
 /// All events come once, none early, in the order of their time.
-async fn consume(client: &Client, group: &str) {
+pub async fn consume(client: &Client, group: &str) {
     let mut subscription =
         client.subscribe(SubscribeOptions::new("far", group)).await.expect("it serves");
     let mut last = 0;

@@ -20,6 +20,7 @@ use crate::load::{Load, TOPICS, WORKERS};
 use crate::server::{Server, Setup, place};
 use crate::wait::{for_the, until};
 
+/// Partitions that the checks expect.
 const PARTITIONS: u16 = 4;
 /// Acknowledged ids that are published again after each restart.
 const SAMPLE: u64 = 100;
@@ -67,7 +68,7 @@ fn serve(setup: &Setup, chance: &mut Chance) -> Server {
 }
 
 /// What has to hold right after a restart. Returns how many fates were not known.
-async fn check_restart(server: &Server, ledger: &SharedLedger, chance: &mut Chance) -> usize {
+pub async fn check_restart(server: &Server, ledger: &SharedLedger, chance: &mut Chance) -> usize {
     let (stored, unresolved) = {
         let ledger = ledger.lock();
         let unknown = ledger.events.values().filter(|known| known.fate == Fate::Unknown).count();
@@ -171,7 +172,7 @@ async fn check_replay(client: &Client, ledger: &SharedLedger, topic: &str, parti
 }
 
 /// What has to hold at the end of all rounds.
-async fn check_all(server: &Server, ledger: &SharedLedger, chance: &mut Chance) {
+pub async fn check_all(server: &Server, ledger: &SharedLedger, chance: &mut Chance) {
     until("the last event to be due", || {
         (time::wall_ms() > ledger.lock().last_due()).then_some(())
     });

@@ -57,6 +57,25 @@ impl SharedLedger {
         Self(Arc::new(Mutex::new(ledger)))
     }
 
+    /// What is known of a server that was restored from a backup: for sure is what was known before
+    /// the backup was asked for; what happened from then on may be in it or not.
+    pub fn restored(&self, before: &BTreeMap<String, Known>) -> Self {
+        let restored = Self::new();
+        let as_of = |(id, known): (&String, &Known)| {
+            let sure = before.get(id);
+            let stored = sure.map(|sure| sure.fate).filter(|fate| matches!(fate, Fate::Stored(_)));
+            let fate = match known.fate {
+                Fate::NotStored => Fate::NotStored,
+                Fate::Unknown | Fate::Stored(_) => stored.unwrap_or(Fate::Unknown),
+            };
+            let acked = sure.is_some_and(|sure| sure.acked);
+            let nacks = (known.nacks.0, sure.map_or(0, |sure| sure.nacks.1));
+            (id.clone(), Known { fate, acked, nacks, ..known.clone() })
+        };
+        restored.lock().events = self.lock().events.iter().map(as_of).collect();
+        restored
+    }
+
     /// Takes it.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().expect("no check failed")

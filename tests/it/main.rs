@@ -4,6 +4,7 @@
 //! with direct I/O). Nothing waits for a time to pass: tests poll or read until what they wait for
 //! is there, and fail by name when it does not come.
 
+mod backup;
 mod bit_flips;
 mod chance;
 mod commands;

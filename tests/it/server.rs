@@ -60,6 +60,11 @@ impl Setup {
             .with("--node-id", "it-node")
     }
 
+    /// The same on another data directory.
+    pub fn at(&self, data: &Path) -> Self {
+        Self { data: data.to_owned(), ..self.clone() }
+    }
+
     /// With an option, in place of what it was before.
     pub fn with(mut self, option: &str, value: impl Display) -> Self {
         self.options.retain(|(name, _)| name != option);

@@ -57,6 +57,8 @@ pub struct Coverage {
     pub settled_low: u64,
     pub reserves_used: u64,
     pub jobs_given_up: u64,
+    /// Copies of running partitions that were read.
+    pub cuts: u64,
 }
 
 impl Coverage {
@@ -132,7 +134,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 42] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 43] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -176,6 +178,7 @@ impl Coverage {
             ("settled low", &mut self.settled_low),
             ("reserves used", &mut self.reserves_used),
             ("jobs given up", &mut self.jobs_given_up),
+            ("cuts", &mut self.cuts),
         ]
     }
 }

@@ -177,6 +177,11 @@ impl Disk {
         }
     }
 
+    /// Bytes of a segment's file.
+    pub fn len(&self, partition: PartitionId, segment: Index) -> u64 {
+        self.files[&(partition.0, segment.0)].live.len() as u64
+    }
+
     /// Bytes as a job reads them.
     pub fn peek(&self, partition: PartitionId, segment: Index, position: u64, len: u64) -> Bytes {
         let live = &self.files[&(partition.0, segment.0)].live;

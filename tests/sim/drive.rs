@@ -272,6 +272,9 @@ impl World {
         }
         for partition in self.partitions_of(shard) {
             self.look_at(shard, partition, audit);
+            if audit {
+                self.look_at_cut(shard, partition);
+            }
         }
     }
 

@@ -140,6 +140,13 @@ impl Jobs {
         Input::CheckpointSaved { partition }
     }
 
+    /// Whether these checkpoints and runs are there.
+    pub fn has(&self, partition: PartitionId, checkpoints: &[u64], runs: &[RunNo]) -> bool {
+        let saved = |number: &u64| self.checkpoints.contains_key(&(partition, *number));
+        let made = |run: &RunNo| self.runs.contains_key(&(partition, *run));
+        checkpoints.iter().all(saved) && runs.iter().all(made)
+    }
+
     pub fn remove_checkpoint(&mut self, partition: PartitionId, number: u64) {
         self.checkpoints.remove(&(partition, number));
     }
@@ -201,7 +208,7 @@ impl Jobs {
         let runs = Runs(runs, ids.partition);
         let found =
             checkpoint::choose(files.collect(), ids, (segments, log_start), &runs, |_, _| {
-                refused += 1
+                refused += 1;
             });
         self.refused += refused;
         let own = |of: &PartitionId| *of == ids.partition;

@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod content;
 mod coverage;
+mod cuts;
 mod derived;
 mod disk;
 mod drive;

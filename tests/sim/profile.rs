@@ -127,7 +127,7 @@ impl Profile {
         let rng_of_space = &mut Rng::new(seed, Salt::Space);
         let bounded_disk = rng_of_space.percent(25);
         let disk_reserve_bytes = *rng_of_space.pick(&[64 << 10, 256 << 10]);
-        let engine = if rot { engine } else { keeping(seed, engine) };
+        let engine = if rot { engine } else { keeping(seed, &engine) };
         Self {
             engine: EngineConfig { shards: shards[0], segment_bytes, disk_reserve_bytes, ..engine },
             bounded_disk,
@@ -216,7 +216,7 @@ fn engine(
 }
 
 /// How long events are kept. Drawn apart, too.
-fn keeping(seed: u64, engine: EngineConfig) -> EngineConfig {
+fn keeping(seed: u64, engine: &EngineConfig) -> EngineConfig {
     let rng = &mut Rng::new(seed, Salt::Retention);
     let retention_ms = *rng.pick(&[0, 0, 1, 20, 200, 2_000]);
     // What is removed are whole segments: there must be some.
@@ -227,7 +227,7 @@ fn keeping(seed: u64, engine: EngineConfig) -> EngineConfig {
         dead_letter_retention_ms: *rng.pick(&[0, 100, u64::MAX]),
         retention_check_ms: *rng.pick(&[20, 200]),
         jump_pause_ms: *rng.pick(&[0, 100]),
-        ..engine
+        ..engine.clone()
     }
 }
 

@@ -54,6 +54,8 @@ pub enum Rule {
     RotReported,
     /// A committed entry is never cut.
     CommittedKept,
+    /// A copy that ends where a cut says is a sound log with everything committed.
+    CutSound,
     /// After heal the node answers, recovers and delivers within bounded time.
     Liveness,
     /// The driver's contract of writes, fills and files.

@@ -46,6 +46,12 @@ impl Checkpoints {
         prepared || self.kept.iter().chain(&self.saving).any(|kept| kept.runs.contains(&run))
     }
 
+    /// Numbers of those on the disk, oldest first, and all runs that they list, in order.
+    pub(in crate::engine) fn kept(&self) -> (Vec<u64>, Vec<RunNo>) {
+        let runs: BTreeSet<RunNo> = self.kept.iter().flat_map(|kept| &kept.runs).copied().collect();
+        (self.kept.iter().map(|kept| kept.number).collect(), runs.into_iter().collect())
+    }
+
     /// When one could be made, boot time in ms.
     pub(super) fn next_ms(&self) -> Option<u64> {
         let waits = self.wanted && self.saving.is_none() && self.prepared.is_none();

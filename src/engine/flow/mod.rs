@@ -7,6 +7,7 @@ pub mod axis;
 pub mod checkpoint;
 pub mod clockwork;
 pub mod commit;
+pub mod cut;
 pub mod fetch;
 pub mod fire;
 pub mod flush;

@@ -141,6 +141,16 @@ impl Tail {
         Place::new(self.segment, self.end)
     }
 
+    /// Behind everything that is on the disk for good: no write in flight or to come changes a byte
+    /// before it.
+    #[must_use]
+    pub fn done_end(&self) -> Place {
+        // Known bad: what is in flight is taken for done.
+        let first = self.in_flight.front().filter(|_| !cfg!(bug_cut_in_flight));
+        let end = first.map_or(self.end, |flight| flight.position + flight.prefix.len() as u64);
+        Place::new(self.segment, end)
+    }
+
     /// Whether nothing is queued or in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -249,3 +249,35 @@ fn a_segment_is_not_sealed_before_it_is_durable() {
     tail.done(planned.write);
     tail.start_segment(Index(2), Index(0));
 }
+
+#[test]
+fn what_lies_before_the_done_end_never_changes() {
+    let (mut tail, _, mut maker) = fresh(SEGMENT);
+    let done = |tail: &Tail| tail.done_end().position;
+    assert_eq!(done(&tail), 0);
+    push(&mut tail, &mut maker, 100);
+    let first = tail.plan(Index(0)).expect("a write");
+    filled(&mut tail, &first);
+    push(&mut tail, &mut maker, 100);
+    let second = tail.plan(Index(0)).expect("a write");
+    filled(&mut tail, &second);
+    assert_eq!(done(&tail), 0, "nothing is done");
+    assert_eq!(tail.done(second.write), None);
+    assert_eq!(done(&tail), 0, "the first is not");
+    tail.done(first.write);
+    let end = tail.end().position;
+    assert_eq!(done(&tail), end, "both are");
+    assert!(end > BLOCK && !end.is_multiple_of(BLOCK));
+    // A rewrite of the tail block changes nothing before it.
+    push(&mut tail, &mut maker, 100);
+    let third = tail.plan(Index(2)).expect("a write");
+    let bytes = filled(&mut tail, &third);
+    assert_eq!((third.position, done(&tail)), (BLOCK, end));
+    assert!(bytes[(end - BLOCK) as usize..].iter().any(|byte| *byte != 0));
+    // Behind a fresh block, the gap before it is as good as written.
+    push(&mut tail, &mut maker, 100);
+    let fourth = tail.plan(Index(2)).expect("a write");
+    filled(&mut tail, &fourth);
+    tail.done(third.write);
+    assert_eq!(done(&tail), fourth.position);
+}
