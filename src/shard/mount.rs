@@ -261,33 +261,45 @@ mod tests {
         assert_eq!(mount(place.path(), PARTITION).expect("mounted").hard_state, None);
     }
 
-    #[test]
-    fn golden_states_of_version_1() {
-        let golden = include_bytes!("../../tests/golden/replica.v1.bin");
-        let states = [(8, 5, 0), (7, 4, 31)].map(|(number, term, cut_from)| {
-            let (commit, cut_from) = (Index(term * 10), Index(cut_from));
-            let state =
-                HardState { term: Term(term), vote: 1, commit, cut_from, ..HardState::default() };
-            let mut slot = vec![0; BLOCK as usize];
-            encode_slot(&mut slot, PARTITION, number, state);
-            (number, state, slot)
-        });
+    fn golden_states(log_start: Index) -> [(u64, HardState); 2] {
         // Number 8 lies in the first block, number 7 in the second.
-        assert!(
-            *golden == [states[0].2.clone(), states[1].2.clone()].concat()[..],
-            "never changes"
-        );
+        [(8, 5, 0), (7, 4, 31)].map(|(number, term, cut_from)| {
+            let (commit, cut_from) = (Index(term * 10), Index(cut_from));
+            let term = Term(term);
+            (number, HardState { term, vote: 1, commit, cut_from, log_start })
+        })
+    }
+
+    fn golden_is_read(golden: &[u8], states: &[(u64, HardState); 2]) {
         let place = place();
         mount(place.path(), PARTITION).expect("mounted");
         let path = partition_path(place.path(), PARTITION).join(STATE_FILE);
-        for (read, newest) in [(0, 0), (4096, 1)] {
+        for (read, (number, state)) in [0, 4096].into_iter().zip(states) {
             let mut bytes = golden.to_vec();
             bytes[..read].fill(0);
             fs::write(&path, bytes).expect("writable");
             let found = mount(place.path(), PARTITION).expect("today's code reads it");
-            let (number, state, _) = &states[newest];
             assert_eq!((found.slot, found.hard_state), (*number, Some(*state)));
         }
+    }
+
+    #[test]
+    fn golden_states_of_version_1_are_read() {
+        let golden = include_bytes!("../../tests/golden/replica.v1.bin");
+        golden_is_read(golden, &golden_states(Index(0)));
+    }
+
+    #[test]
+    fn golden_states_of_version_2() {
+        let golden = include_bytes!("../../tests/golden/replica.v2.bin");
+        let states = golden_states(Index(25));
+        let slots = states.map(|(number, state)| {
+            let mut slot = vec![0; BLOCK as usize];
+            encode_slot(&mut slot, PARTITION, number, state);
+            slot
+        });
+        assert!(*golden == slots.concat()[..], "never changes");
+        golden_is_read(golden, &states);
     }
 
     #[test]
