@@ -295,8 +295,11 @@ impl Horizon {
 
     /// Whether something is to be done as soon as possible.
     pub fn is_busy(&self) -> bool {
+        // A load may end in the step that begins it, and a reader want the next one at once.
+        let wanted = !self.wanted.is_empty() || !self.skims.is_empty();
         let pages = !self.pages_wanted.is_empty();
-        !self.drops.is_empty() || self.arming.is_some() || self.trim.is_some() || pages
+        let passes = self.arming.is_some() || self.trim.is_some();
+        !self.drops.is_empty() || passes || pages || wanted
     }
 
     /// All runs, of both kinds.
