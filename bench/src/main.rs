@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod args;
 mod deliver;
 mod latency;
+mod limits;
 mod metrics;
 mod node;
 mod pacer;
@@ -48,6 +49,9 @@ enum Command {
     /// starts a server of its own
     #[command(after_help = pending::EXAMPLES)]
     Pending(pending::PendingArgs),
+    /// What this machine can do at most, this minute: disk, loopback, prost, gRPC; needs no server
+    #[command(after_help = limits::EXAMPLES)]
+    Limits(limits::LimitsArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +60,7 @@ fn main() -> ExitCode {
         Command::Publish(load) => load.threads,
         Command::Deliver(args) => args.load.threads,
         Command::Latency(args) => args.load.threads,
-        Command::Pending(_) => 1,
+        Command::Pending(_) | Command::Limits(_) => 1,
     };
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
             Command::Deliver(args) => deliver::run(args).await,
             Command::Latency(args) => latency::run(args).await,
             Command::Pending(args) => pending::run(args).await,
+            Command::Limits(args) => limits::run(args).await,
         }
     });
     match done {
@@ -97,7 +102,7 @@ mod tests {
 
     #[test]
     fn every_command_parses_without_options() {
-        for command in ["publish", "deliver", "latency", "pending"] {
+        for command in ["publish", "deliver", "latency", "pending", "limits"] {
             let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
             assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }
