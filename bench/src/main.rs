@@ -15,6 +15,7 @@ mod limits;
 mod metrics;
 mod node;
 mod pacer;
+mod peers;
 mod pending;
 mod publish;
 mod received;
@@ -52,6 +53,11 @@ enum Command {
     /// What this machine can do at most, this minute: disk, loopback, prost, gRPC; needs no server
     #[command(after_help = limits::EXAMPLES)]
     Limits(limits::LimitsArgs),
+    /// The same load on ChronosDB and on what people use in its place; scripts/peers.sh runs all
+    #[command(after_help = peers::EXAMPLES)]
+    Peer(peers::PeerArgs),
+    /// The table of what `peer --results` measured
+    PeerTable(peers::TableArgs),
 }
 
 fn main() -> ExitCode {
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
         Command::Publish(load) => load.threads,
         Command::Deliver(args) => args.load.threads,
         Command::Latency(args) => args.load.threads,
-        Command::Pending(_) | Command::Limits(_) => 1,
+        _ => 1,
     };
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -80,6 +86,8 @@ fn main() -> ExitCode {
             Command::Latency(args) => latency::run(args).await,
             Command::Pending(args) => pending::run(args).await,
             Command::Limits(args) => limits::run(args).await,
+            Command::Peer(args) => peers::run(args).await,
+            Command::PeerTable(args) => peers::print_table(&args),
         }
     });
     match done {
