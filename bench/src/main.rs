@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+mod chart;
 mod deliver;
 mod latency;
 mod limits;
@@ -20,8 +21,10 @@ mod pending;
 mod publish;
 mod received;
 mod recorder;
+mod scaling;
 mod target;
 mod template;
+mod timeline;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -58,6 +61,17 @@ enum Command {
     Peer(peers::PeerArgs),
     /// The table of what `peer --results` measured
     PeerTable(peers::TableArgs),
+    /// Lateness second by second, with what the server did beside it, as a chart; starts a server
+    /// of its own
+    #[command(after_help = timeline::EXAMPLES)]
+    Timeline(timeline::TimelineArgs),
+    /// What an event costs when there is more of something: pending events, partitions, topics,
+    /// connections, shards; starts servers of its own
+    #[command(after_help = scaling::EXAMPLES)]
+    Scaling(scaling::ScalingArgs),
+    /// A chart of what other commands printed with --json
+    #[command(after_help = chart::EXAMPLES)]
+    Chart(chart::ChartArgs),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +102,9 @@ fn main() -> ExitCode {
             Command::Limits(args) => limits::run(args).await,
             Command::Peer(args) => peers::run(args).await,
             Command::PeerTable(args) => peers::print_table(&args),
+            Command::Timeline(args) => timeline::run(args).await,
+            Command::Scaling(args) => scaling::run(args).await,
+            Command::Chart(args) => chart::run(args),
         }
     });
     match done {
@@ -110,7 +127,8 @@ mod tests {
 
     #[test]
     fn every_command_parses_without_options() {
-        for command in ["publish", "deliver", "latency", "pending", "limits"] {
+        for command in ["publish", "deliver", "latency", "pending", "limits", "timeline", "scaling"]
+        {
             let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
             assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }
