@@ -86,7 +86,9 @@ chart lateness fires "Lateness, from due to received" "fires/s" "us" \
 stop
 
 seconds=$((10 * ${duration%s}))
+# Small segments and flushes: otherwise a minute may pass in which nothing happens.
 "$bench" timeline --rate 50000 --pending "$pending" --duration "${seconds}s" \
-    --data-dir "$work/timeline" --svg "$out/timeline.svg" --note "$note" --json |
+    --option=--segment-size=32MiB --option=--flush-size=8MiB --data-dir "$work/timeline" \
+    --svg "$out/timeline.svg" --note "$note; segments of 32 MiB, flushes of 8 MiB" --json |
     tail -n 1 > "$out/timeline.jsonl"
 echo "wrote $out/timeline.svg"

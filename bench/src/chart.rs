@@ -191,7 +191,7 @@ fn step(range: f64) -> f64 {
 }
 
 /// A number as short as it can be told.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let (value, unit) = match value.abs() {
         v if v >= 1e6 => (value / 1e6, "M"),
         v if v >= 1e3 => (value / 1e3, "K"),

@@ -15,7 +15,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::args::{Load, lasting};
-use crate::chart::{Axis, Chart, Line, Mark};
+use crate::chart::{Axis, Chart, Line, Mark, short};
 use crate::deliver::{DeliverArgs, subscribe_native};
 use crate::latency::open_loop;
 use crate::metrics;
@@ -225,7 +225,11 @@ fn report(
         points: seconds.iter().map(|second| (second.at, value(second) as f64 / 1e3)).collect(),
     };
     let chart = Chart {
-        title: format!("Lateness at {} fires/s, {} pending", args.rate, args.pending),
+        title: format!(
+            "Lateness at {} fires/s, {} pending",
+            short(f64::from(args.rate)),
+            short(args.pending as f64)
+        ),
         note: args.note.clone(),
         x: Axis { title: "seconds".into(), log: false },
         y: Axis { title: "ms from due to received".into(), log: true },

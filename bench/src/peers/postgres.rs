@@ -3,7 +3,10 @@
 //! Taking is a transaction: rows locked and read, deleted, committed. There are no groups and no
 //! history.
 
+use std::time::{Duration, Instant};
+
 use chronosdb::base::time::wall_ms;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Statement};
 
@@ -18,6 +21,9 @@ const INSERT_ONE: &str = "INSERT INTO jobs VALUES ($1, $2, $3) ON CONFLICT DO NO
 const LOCK: &str = "SELECT id, payload FROM jobs WHERE due <= $1 ORDER BY due LIMIT 1000 \
      FOR UPDATE SKIP LOCKED";
 const DELETE: &str = "DELETE FROM jobs WHERE id = ANY($1)";
+
+/// For a server that has just been started.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub struct Postgres {
@@ -73,13 +79,31 @@ impl Postgres {
     }
 }
 
+/// It listens a while before it lets anybody in.
+async fn connect_patiently(config: &str) -> Result<Client, tokio_postgres::Error> {
+    let began = Instant::now();
+    loop {
+        match tokio_postgres::connect(config, NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return Ok(client);
+            }
+            Err(error)
+                if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW)
+                    && began.elapsed() < PATIENCE =>
+            {
+                tokio::time::sleep(PATIENCE / 100).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl Peer for Postgres {
     async fn connect(addr: &str, count: usize) -> Result<Vec<Self>, String> {
         let (host, port) = addr.rsplit_once(':').ok_or("--addr is host:port")?;
         let config = format!("host={host} port={port} user=bench dbname=postgres");
-        let (client, connection) =
-            tokio_postgres::connect(&config, NoTls).await.map_err(|error| text(&error))?;
-        tokio::spawn(connection);
+        let client = connect_patiently(&config).await.map_err(|error| text(&error))?;
         client.batch_execute(TABLE).await.map_err(|error| text(&error))?;
         let mut peers = Vec::new();
         for _ in 0..count {

@@ -11,12 +11,12 @@ const COLUMNS: [(&str, &str); 3] = [
 ];
 
 /// Markdown of the lines that `peer --results` wrote; a line may also be
-/// `{"peer": NAME, "skipped": WHY}`. Rates are events a second; what ChronosDB does of it in
-/// parentheses, as a multiple.
+/// `{"peer": NAME, "skipped": WHY}`. Of several lines of a peer, the medians. Rates are events a
+/// second; what ChronosDB does of it in parentheses, as a multiple.
 pub fn markdown(lines: &str) -> Result<String, String> {
     let parse =
         |line: &str| serde_json::from_str::<Value>(line).map_err(|e| format!("{e}: {line}"));
-    let rows = lines.lines().map(parse).collect::<Result<Vec<Value>, String>>()?;
+    let rows = medians(&lines.lines().map(parse).collect::<Result<Vec<Value>, String>>()?);
     let own = rows.iter().find(|row| row["peer"] == "chronosdb");
     let mut out = String::from("| server |");
     for (_, title) in COLUMNS {
@@ -42,6 +42,30 @@ pub fn markdown(lines: &str) -> Result<String, String> {
         let _ = writeln!(out, " {} / {} us |", thousands(p50), thousands(p99));
     }
     Ok(out)
+}
+
+/// A row for each peer, in the order in which they come first.
+fn medians(rows: &[Value]) -> Vec<Value> {
+    let mut merged: Vec<Value> = Vec::new();
+    for row in rows {
+        let same = |other: &&Value| other["peer"] == row["peer"];
+        if merged.iter().any(|row| same(&row)) {
+            continue;
+        }
+        let all: Vec<&Value> = rows.iter().filter(same).collect();
+        // One that failed in a round has failed.
+        let mut median =
+            (*all.iter().find(|row| row["skipped"].is_string()).unwrap_or(&row)).clone();
+        for (key, value) in median.as_object_mut().into_iter().flatten() {
+            let mut values: Vec<f64> = all.iter().filter_map(|row| row[key].as_f64()).collect();
+            if !values.is_empty() {
+                values.sort_by(f64::total_cmp);
+                *value = (values[values.len() / 2].round() as u64).into();
+            }
+        }
+        merged.push(median);
+    }
+    merged
 }
 
 /// 1234567 as 1,234,567.
@@ -77,5 +101,14 @@ mod tests {
         assert!(table.contains("| chronosdb | 2,000 | 1,000,000 | 5 |"), "{table}");
         assert!(table.contains("| nats | skipped: not installed | | | |"), "{table}");
         assert!(markdown("no json").is_err());
+    }
+
+    #[test]
+    fn rounds_become_their_medians() {
+        let line = |rate: u32| format!("{{\"peer\":\"chronosdb\",\"single_per_s\":{rate}}}\n");
+        let lines = line(10) + &line(3_000) + &line(200) + r#"{"peer":"x","skipped":"why"}"#;
+        let table = markdown(&lines).expect("a table");
+        assert!(table.contains("| chronosdb | 200 |"), "{table}");
+        assert_eq!(table.lines().count(), 4, "{table}");
     }
 }
