@@ -230,7 +230,10 @@ impl Chart {
              <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
         );
         text(&mut out, LEFT, 22.0, "start", "font-size=\"16\"", &self.title);
-        text(&mut out, LEFT, 40.0, "start", "fill=\"#57606a\"", &self.note);
+        // A long one would leave the picture.
+        let size = if self.note.len() > 110 { 10 } else { 12 };
+        let look = format!("fill=\"#57606a\" font-size=\"{size}\"");
+        text(&mut out, LEFT, 40.0, "start", &look, &self.note);
         self.axes(&mut out, &x, &y);
         for (number, line) in self.lines.iter().enumerate() {
             let color = COLORS[number % COLORS.len()];
