@@ -13,7 +13,9 @@ use crate::hold;
 impl World {
     /// Takes the cut of a partition, and reads what a copy of it would hold.
     pub fn look_at_cut(&mut self, shard: ShardId, partition: PartitionId) {
-        if self.oracle.records.partitions[partition.0 as usize].rotten {
+        let is_rotten = self.oracle.records.partitions[partition.0 as usize].rotten;
+        // A process that is about to die has condemned what is damaged: its checkpoints are gone.
+        if is_rotten || self.effects_left == Some(0) {
             return;
         }
         let engine = &self.node.as_mut().expect("alive").shard(shard).engine;
