@@ -127,6 +127,10 @@ impl Partition {
         }
         self.remove_retired(step);
         self.remove_unused_ids(step);
+        // Runs that were merged take their room until no checkpoint lists them.
+        let older = self.checkpoints.kept.iter().rev().skip(1);
+        let held = |kept: &Kept| self.horizon.retired.iter().any(|run| kept.runs.contains(run));
+        self.checkpoints.wanted |= older.into_iter().any(held);
     }
 
     /// No checkpoint is to be used: they go, then the runs they list, but for those that may have
