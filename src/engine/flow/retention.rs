@@ -18,6 +18,7 @@ use crate::base::ids::{GroupNo, Index, Offset, Position, TopicNo};
 use crate::base::limits;
 use crate::engine::delivery::Group;
 use crate::engine::effect::Effect;
+use crate::engine::horizon::RunningJob;
 use crate::engine::input::HardState;
 use crate::engine::log::{Body, Content, DeadReason, EntryHeader};
 use crate::engine::log_clock::TRUSTED_JUMP_MS;
@@ -168,7 +169,14 @@ impl Partition {
             step.effects.push(Effect::RemoveSegment { partition, segment });
         }
         let offset = self.retention.log_start;
-        let gone = |run: &&Arc<Directory>| run.head().end_offset <= offset;
+        // What is being merged stays until that is done: then it goes with the next segment.
+        let merged = match &self.horizon.job {
+            Some(RunningJob::Merge { inputs, .. }) => inputs.clone(),
+            _ => Vec::new(),
+        };
+        let gone = |run: &&Arc<Directory>| {
+            run.head().end_offset <= offset && !merged.contains(&run.head().ids.run)
+        };
         let retired = self.horizon.indexes.iter().filter(gone).map(|run| run.head().ids.run);
         let retired: Vec<_> = retired.collect();
         self.horizon.indexes.retain(|run| !gone(&run));
