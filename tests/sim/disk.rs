@@ -177,6 +177,12 @@ impl Disk {
         }
     }
 
+    /// First indexes of a partition's segments.
+    pub fn firsts(&self, partition: PartitionId) -> Vec<Index> {
+        let files = self.files.range((partition.0, 0)..=(partition.0, u64::MAX));
+        files.map(|((_, first), _)| Index(*first)).collect()
+    }
+
     /// Bytes of a segment's file.
     pub fn len(&self, partition: PartitionId, segment: Index) -> u64 {
         self.files[&(partition.0, segment.0)].live.len() as u64

@@ -107,6 +107,26 @@ impl Jobs {
         self.runs.values().map(|run| run.bytes.len() as u64).sum()
     }
 
+    /// Bytes of all checkpoints.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoints.values().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// The runs of a partition that are there.
+    pub fn runs_of(&self, partition: PartitionId) -> Vec<RunNo> {
+        Runs(&self.runs, partition).all()
+    }
+
+    /// Bytes of a run's file.
+    pub fn len_of(&self, partition: PartitionId, run: RunNo) -> u64 {
+        Runs(&self.runs, partition).len(run).expect("it is there")
+    }
+
+    /// A bit of a run flips.
+    pub fn flip(&mut self, partition: PartitionId, run: RunNo, at: u64) {
+        self.runs.get_mut(&(partition, run)).expect("it is there").bytes[at as usize] ^= 1;
+    }
+
     pub fn read(&self, partition: PartitionId, run: RunNo, position: u64, len: u64) -> Bytes {
         let file = self.runs.get(&(partition, run)).map(|run| &run.bytes[..]).unwrap_or_default();
         hold!(DiskContract, !file.is_empty(), "run {run} of partition {partition} is gone");

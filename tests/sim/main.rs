@@ -15,6 +15,10 @@ mod drive;
 mod groups;
 mod heal;
 mod jobs;
+#[cfg(test)]
+mod keeper;
+#[cfg(test)]
+mod keeping;
 mod member;
 mod node;
 mod oracle;
@@ -35,4 +39,6 @@ mod seeds;
 mod space;
 mod trace;
 mod weather;
+#[cfg(test)]
+mod week;
 mod world;

@@ -201,6 +201,14 @@ impl<H: Copy> Dispatch<H> {
         }
     }
 
+    /// As [`Self::release`], of an event that the reading will not find.
+    pub fn release_ahead(&mut self, position: Position) {
+        if position > self.next_read {
+            self.ahead.insert(position);
+        }
+        self.release(position);
+    }
+
     /// An event has become due. `wall_ms` tells whether the reading of the due axis will come by.
     pub fn fired(&mut self, position: Position, wall_ms: u64) {
         let known = position <= self.next_read || self.ahead.contains(&position);

@@ -1,7 +1,8 @@
 //! The story of the due axis at a start, owner half: what runs hold of it comes back into memory,
 //! up to an edge that no group has passed; what lies behind stays in its runs until its time nears.
 //!
-//! Damage to a run costs time only: the log still has all of it, and is read from its beginning.
+//! Damage to a run costs time only where the log still has all of it: it is read from its
+//! beginning. A carried run beyond the log is data: its damage is told, and nothing is removed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::load::end_of;
 use super::recover::{Phase, Recovery};
-use crate::base::ids::{Offset, Position, TopicNo};
+use crate::base::ids::{Index, Offset, Position, TopicNo};
 use crate::engine::checkpoint::Found;
 use crate::engine::effect::Effect;
 use crate::engine::log::{Content, ScanOutcome};
@@ -142,7 +143,15 @@ impl Partition {
         let (floor, edge) = (load.floor, load.edge);
         match run.decode_block(number, Bytes::copy_from_slice(data)) {
             Ok(block) => self.insert_block(run.head().kind, &block, floor, edge),
-            Err(_) => return self.start_over(step),
+            Err(fault) => {
+                let head = run.head();
+                let is_data = head.first_offset < self.retention.log_start;
+                if head.kind == RunKind::Carried && is_data {
+                    let of = head.ids.run;
+                    return self.run_lost(step, &format!("run {of}, block {number}: {fault}"));
+                }
+                return self.start_over(step);
+            }
         }
         self.axis_on(step);
     }
@@ -173,6 +182,15 @@ impl Partition {
         }
     }
 
+    /// A run cannot be read, and the log does not have what it held: nothing else may happen.
+    fn run_lost(&mut self, step: &mut Step<'_>, what: &str) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Unmounted);
+        let Phase::Indexing(mut recovery) = phase else { unreachable!("the axis is loaded") };
+        recovery.axis = None;
+        let text = format!("{what}; the log begins behind what it held: restore a backup");
+        self.read_only(step, &recovery, text);
+    }
+
     /// What a checkpoint speaks of is damaged: the log is read from its beginning, without it.
     pub(super) fn start_over(&mut self, step: &mut Step<'_>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Unmounted);
@@ -181,9 +199,12 @@ impl Partition {
         };
         let (segments, hard_state) = (recovery.segments, recovery.hard_state);
         let (partition, last_run) = (self.id, self.horizon.last_run);
-        self.forget_checkpoints(step);
+        let begins_behind = hard_state.log_start > Index(1);
+        // Which of them have more than the log is seen once its beginning is read.
+        let adopted = if begins_behind { self.horizon.runs.clone() } else { Vec::new() };
+        self.forget_checkpoints(step, &adopted);
         *self = Self::new(partition, step.config);
         self.horizon.last_run = last_run;
-        self.mount(step, segments, Some(hard_state), Found::default());
+        self.mount(step, segments, Some(hard_state), Found { adopted, ..Found::default() });
     }
 }

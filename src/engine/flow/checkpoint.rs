@@ -127,13 +127,19 @@ impl Partition {
         }
         self.remove_retired(step);
         self.remove_unused_ids(step);
+        // Runs that were merged take their room until no checkpoint lists them.
+        let older = self.checkpoints.kept.iter().rev().skip(1);
+        let held = |kept: &Kept| self.horizon.retired.iter().any(|run| kept.runs.contains(run));
+        self.checkpoints.wanted |= older.into_iter().any(held);
     }
 
-    /// None of what is on the disk is to be used: checkpoints go, then the runs they list.
-    pub(super) fn forget_checkpoints(&mut self, step: &mut Step<'_>) {
+    /// No checkpoint is to be used: they go, then the runs they list, but for those that may have
+    /// what the log has not.
+    pub(super) fn forget_checkpoints(&mut self, step: &mut Step<'_>, but: &[Arc<Directory>]) {
         let partition = self.id;
         let kept = std::mem::take(&mut self.checkpoints.kept);
-        let runs: BTreeSet<RunNo> = kept.iter().flat_map(|kept| &kept.runs).copied().collect();
+        let mut runs: BTreeSet<RunNo> = kept.iter().flat_map(|kept| &kept.runs).copied().collect();
+        runs.retain(|run| but.iter().all(|stays| stays.head().ids.run != *run));
         for Kept { number, .. } in kept {
             step.effects.push(Effect::RemoveCheckpoint { partition, number });
         }

@@ -130,7 +130,8 @@ impl Partition {
         }
         let wall = step.now.wall_ms();
         let ahead = if skim { 0 } else { load_ahead_ms(step.config.horizon_ms) };
-        let until = disk.next_due.max(wall + ahead);
+        // Behind what is loaded: else a run that begins right there bounds the load to nothing.
+        let until = disk.next_due.max(wall + ahead).max(disk.loaded_to.due.saturating_add(1));
         let load = BlockLoad::until(self.horizon.runs.iter(), no, disk.loaded_to, until);
         assert!(!load.is_empty(), "the run with the next due is read");
         step.stats.loads += 1;

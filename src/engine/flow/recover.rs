@@ -232,14 +232,10 @@ impl Partition {
         if let (Some(_), Some(last)) = (&recovery.checkpoint, &outcome.last) {
             (recovery.report.entries, recovery.report.events) = (last.index.0, self.sealed_end.0);
         }
-        self.segments = recovery.segments.iter().map(|s| (s.first, s.len)).collect();
         if let Some(rot) = &outcome.rot {
-            let text = rot.text.clone();
-            recovery.report.rot = Some(text.clone());
-            self.phase = Phase::ReadOnly(text);
-            step.effects.push(Effect::Recovered { report: recovery.report });
-            return;
+            return self.read_only(step, &recovery, rot.text.clone());
         }
+        self.segments = recovery.segments.iter().map(|s| (s.first, s.len)).collect();
         for segment in &outcome.segments_to_remove {
             self.segments.retain(|(first, _)| first != segment);
             step.effects.push(Effect::RemoveSegment { partition: self.id, segment: *segment });
@@ -253,6 +249,14 @@ impl Partition {
         } else {
             self.sync_after_scan(step, recovery);
         }
+    }
+
+    /// What had been durable is damaged: what was read of it can be replayed.
+    pub(super) fn read_only(&mut self, step: &mut Step<'_>, recovery: &Recovery, text: String) {
+        self.segments = recovery.segments.iter().map(|s| (s.first, s.len)).collect();
+        let report = RecoveryReport { rot: Some(text.clone()), ..recovery.report.clone() };
+        self.phase = Phase::ReadOnly(text);
+        step.effects.push(Effect::Recovered { report });
     }
 
     fn sync_after_scan(&mut self, step: &mut Step<'_>, mut recovery: Box<Recovery>) {

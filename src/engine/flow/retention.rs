@@ -18,8 +18,9 @@ use crate::base::ids::{GroupNo, Index, Offset, Position, TopicNo};
 use crate::base::limits;
 use crate::engine::delivery::Group;
 use crate::engine::effect::Effect;
+use crate::engine::horizon::RunningJob;
 use crate::engine::input::HardState;
-use crate::engine::log::{Body, Content, EntryHeader};
+use crate::engine::log::{Body, Content, DeadReason, EntryHeader};
 use crate::engine::log_clock::TRUSTED_JUMP_MS;
 use crate::engine::partition::Partition;
 use crate::engine::retention::Begin;
@@ -141,7 +142,10 @@ impl Partition {
     /// Whether a group still has to see something of the log before `end` that no run carries: it
     /// is due up to `last` (Unix ms).
     fn needs(&self, group: &Group<Handle>, last: u64, end: Offset) -> bool {
-        let here = |position: &Position| position.offset < end && position.due <= last;
+        // What is gone already holds nothing.
+        let here = |position: &Position| {
+            (self.retention.log_start..end).contains(&position.offset) && position.due <= last
+        };
         let open = group.cursor.unsettled().iter().any(here) || group.dead.keys().any(here);
         if open || group.cursor.frontier() >= end_of(last) || group.min_offset >= end {
             return open;
@@ -165,7 +169,14 @@ impl Partition {
             step.effects.push(Effect::RemoveSegment { partition, segment });
         }
         let offset = self.retention.log_start;
-        let gone = |run: &&Arc<Directory>| run.head().end_offset <= offset;
+        // What is being merged stays until that is done: then it goes with the next segment.
+        let merged = match &self.horizon.job {
+            Some(RunningJob::Merge { inputs, .. }) => inputs.clone(),
+            _ => Vec::new(),
+        };
+        let gone = |run: &&Arc<Directory>| {
+            run.head().end_offset <= offset && !merged.contains(&run.head().ids.run)
+        };
         let retired = self.horizon.indexes.iter().filter(gone).map(|run| run.head().ids.run);
         let retired: Vec<_> = retired.collect();
         self.horizon.indexes.retain(|run| !gone(&run));
@@ -184,7 +195,10 @@ impl Partition {
             if is_abandoned(step.config, group, log_now) {
                 continue;
             }
-            let open = group.cursor.unsettled().first().into_iter().chain(group.dead.keys().next());
+            let gone = DeadReason::Gone as u8;
+            let letter = group.dead.iter().find(|(_, letter)| letter.reason != gone);
+            let letter = letter.map(|(position, _)| position);
+            let open = group.cursor.unsettled().first().into_iter().chain(letter);
             let settled = group.cursor.frontier().max(before_due(group.min_due));
             edge = open.map(|open| before_due(open.due)).fold(edge.min(settled), Position::min);
         }

@@ -267,7 +267,12 @@ impl Partition {
             }
             TimerKind::Retry => {
                 if !group.cursor.is_settled(position) && group.dispatch.held.contains(&position) {
-                    group.dispatch.release(position);
+                    if position.offset < self.retention.log_start {
+                        // Its due index may have gone with its record.
+                        group.dispatch.release_ahead(position);
+                    } else {
+                        group.dispatch.release(position);
+                    }
                     self.dirty.insert(no);
                 }
             }
