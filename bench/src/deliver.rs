@@ -74,6 +74,19 @@ pub struct DeliverArgs {
     pub load: Load,
 }
 
+impl DeliverArgs {
+    /// What no other option means.
+    pub fn of(load: Load) -> Self {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            args: DeliverArgs,
+        }
+        let args = <Only as clap::Parser>::parse_from([""]).args;
+        Self { load, ..args }
+    }
+}
+
 /// Runs the load; the number of errors.
 pub async fn run(args: DeliverArgs) -> Result<u64, String> {
     let load = &args.load;
@@ -140,7 +153,8 @@ async fn drain(args: &DeliverArgs, recorder: &Recorder) {
 
 // ----------------------------------------------------------------------------------- native
 
-async fn subscribe_native(
+/// Subscriptions over all shards that receive, acknowledge and count until the run ends.
+pub async fn subscribe_native(
     args: &DeliverArgs,
     run: &Run,
     recorder: &Arc<Recorder>,

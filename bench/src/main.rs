@@ -9,17 +9,22 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+mod chart;
 mod deliver;
 mod latency;
+mod limits;
 mod metrics;
 mod node;
 mod pacer;
+mod peers;
 mod pending;
 mod publish;
 mod received;
 mod recorder;
+mod scaling;
 mod target;
 mod template;
+mod timeline;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,6 +53,25 @@ enum Command {
     /// starts a server of its own
     #[command(after_help = pending::EXAMPLES)]
     Pending(pending::PendingArgs),
+    /// What this machine can do at most, this minute: disk, loopback, prost, gRPC; needs no server
+    #[command(after_help = limits::EXAMPLES)]
+    Limits(limits::LimitsArgs),
+    /// The same load on ChronosDB and on what people use in its place; scripts/peers.sh runs all
+    #[command(after_help = peers::EXAMPLES)]
+    Peer(peers::PeerArgs),
+    /// The table of what `peer --results` measured
+    PeerTable(peers::TableArgs),
+    /// Lateness second by second, with what the server did beside it, as a chart; starts a server
+    /// of its own
+    #[command(after_help = timeline::EXAMPLES)]
+    Timeline(timeline::TimelineArgs),
+    /// What an event costs when there is more of something: pending events, partitions, topics,
+    /// connections, shards; starts servers of its own
+    #[command(after_help = scaling::EXAMPLES)]
+    Scaling(scaling::ScalingArgs),
+    /// A chart of what other commands printed with --json
+    #[command(after_help = chart::EXAMPLES)]
+    Chart(chart::ChartArgs),
 }
 
 fn main() -> ExitCode {
@@ -56,7 +80,7 @@ fn main() -> ExitCode {
         Command::Publish(load) => load.threads,
         Command::Deliver(args) => args.load.threads,
         Command::Latency(args) => args.load.threads,
-        Command::Pending(_) => 1,
+        _ => 1,
     };
     let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
@@ -75,6 +99,12 @@ fn main() -> ExitCode {
             Command::Deliver(args) => deliver::run(args).await,
             Command::Latency(args) => latency::run(args).await,
             Command::Pending(args) => pending::run(args).await,
+            Command::Limits(args) => limits::run(args).await,
+            Command::Peer(args) => peers::run(args).await,
+            Command::PeerTable(args) => peers::print_table(&args),
+            Command::Timeline(args) => timeline::run(args).await,
+            Command::Scaling(args) => scaling::run(args).await,
+            Command::Chart(args) => chart::run(args),
         }
     });
     match done {
@@ -97,7 +127,8 @@ mod tests {
 
     #[test]
     fn every_command_parses_without_options() {
-        for command in ["publish", "deliver", "latency", "pending"] {
+        for command in ["publish", "deliver", "latency", "pending", "limits", "timeline", "scaling"]
+        {
             let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
             assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }

@@ -13,7 +13,8 @@ use crate::metrics;
 
 /// Native address of its first shard.
 pub const NATIVE: &str = "127.0.0.1:17700";
-const HTTP: &str = "127.0.0.1:18080";
+/// Its HTTP address.
+pub const HTTP: &str = "127.0.0.1:18080";
 const GRPC: &str = "127.0.0.1:19000";
 /// Between two looks at whether it serves.
 const LOOK: Duration = Duration::from_millis(10);

@@ -46,6 +46,14 @@ impl Latencies {
         us.for_each(|us| histogram.saturating_record(us));
     }
 
+    /// What was added since the last time; begins anew.
+    pub fn take(&self) -> Histogram<u64> {
+        let mut histogram = self.lock();
+        let taken = histogram.clone();
+        histogram.reset();
+        taken
+    }
+
     /// Value at a percentile, us.
     pub fn percentile(&self, percentile: f64) -> u64 {
         self.lock().value_at_percentile(percentile)
