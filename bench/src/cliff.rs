@@ -37,6 +37,9 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Before the first event is sent: connections, subscriptions.
 const LEAD: Duration = Duration::from_secs(5);
 
+/// Of the other topic the worst is told for so long each.
+const SLICE: Duration = Duration::from_millis(250);
+
 /// Options of `cliff`.
 #[derive(Args, Clone, Debug)]
 pub struct CliffArgs {
@@ -109,24 +112,31 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     let (_, peak_before) = node.memory();
     node.forget_peak()?;
     until(at_ms).await;
+    let used = node.processor_time();
     drop(beside.recorder.lateness.take());
     let early = group.received();
 
     let began = Instant::now();
     let progress = group.recorder.progress();
-    let mut received_in = None;
-    let mut window = None;
+    let (mut received_in, mut slices, mut cut) = (None, Vec::new(), began);
     let look = || {
         if received_in.is_none() && group.received() >= args.count {
             received_in = Some(began.elapsed());
-            window = Some(beside.recorder.lateness.take());
+        } else if received_in.is_some() || cut.elapsed() < SLICE {
+            return;
         }
+        cut = Instant::now();
+        slices.push(beside.recorder.lateness.take());
     };
     group.drain(args.count, args.patience, look).await;
     drop(progress);
     let acked_in = began.elapsed();
-    let window = window.unwrap_or_else(|| beside.recorder.lateness.take());
     let received_in = received_in.unwrap_or(acked_in);
+    let mut window = beside.recorder.lateness.take();
+    window.reset();
+    slices.iter().for_each(|slice| window += slice);
+    let worst_ms: Vec<u64> = slices.iter().map(|slice| slice.max() / 1_000).collect();
+    let used = (node.processor_time() - used).as_secs_f64() * 1e6 / args.count as f64;
     let (_, peak) = node.memory();
     trickle.abort();
     node.kill();
@@ -136,15 +146,18 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     let (p50, p99, p999, max) = (at(50.0), at(99.0), at(99.9), window.max());
     println!("all received in       {:.3} s", received_in.as_secs_f64());
     println!("all acked in          {:.3} s", acked_in.as_secs_f64());
+    println!("processor, an event   {used:.2} us of the server");
     println!("memory until then     at most {} MiB", peak_before >> 20);
     println!("  in the window       at most {} MiB", peak >> 20);
     println!(
         "other topic           {} events, lateness us: p50 {p50}  p99 {p99}  p99.9 {p999}  max {max}",
         window.len()
     );
+    println!("  worst, each 250 ms    {worst_ms:?} ms");
     let mut extra = Map::new();
     let mut put = |key: &str, value| extra.insert(key.to_owned(), value);
     put("received_seconds", json!(received_in.as_secs_f64()));
+    put("server_processor_us_per_event", json!((used * 100.0).round() / 100.0));
     put("rss_before_peak_bytes", json!(peak_before));
     put("rss_peak_bytes", json!(peak));
     put("other_rate", json!(args.rate));
@@ -153,6 +166,7 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     put("other_p99_us", json!(p99));
     put("other_p999_us", json!(p999));
     put("other_max_us", json!(max));
+    put("other_worst_ms", json!(worst_ms));
     let errors = group.recorder.report("cliff", acked_in, args.json, extra);
     let beside_errors = beside.recorder.early.load(Ordering::Relaxed);
     Ok(errors + early + beside_errors + args.count.abs_diff(group.received()))

@@ -93,6 +93,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     let (before, filled_peak) = node.memory();
     node.forget_peak()?;
     let counts = COUNTERS.map(|name| node.metric(name));
+    let used = node.processor_time();
 
     let began = Instant::now();
     let (members, connections) = (args.members, args.connections);
@@ -107,6 +108,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     });
     drained.await;
     drop(progress);
+    let used = (node.processor_time() - used).as_secs_f64() * 1e6 / args.count as f64;
     let (_, peak) = node.memory();
     let counts = std::iter::zip(COUNTERS, counts).map(|(name, was)| node.metric(name) - was);
     let counts: Vec<u64> = counts.collect();
@@ -123,6 +125,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     println!("memory before         {} MiB", before >> 20);
     println!("  while it is read    at most {} MiB: {looks:?}", peak >> 20);
     println!("  after               {} MiB", after >> 20);
+    println!("processor, an event   {used:.2} us of the server");
     println!("reads of the log      {}", counts[0]);
     println!("pages of the past     {}", counts[1]);
     let mut extra = Map::new();
@@ -135,6 +138,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     extra.insert("rss_peak_bytes".to_owned(), json!(peak));
     extra.insert("rss_after_bytes".to_owned(), json!(after));
     extra.insert("rss_mib".to_owned(), json!(looks));
+    extra.insert("server_processor_us_per_event".to_owned(), json!((used * 100.0).round() / 100.0));
     extra.insert("wal_reads".to_owned(), json!(counts[0]));
     extra.insert("past_pages".to_owned(), json!(counts[1]));
     let once = group.received();
