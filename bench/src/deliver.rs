@@ -191,7 +191,7 @@ pub async fn subscribe_native(
 }
 
 /// Acks under way: the answer to come, and the due times (Unix ms) of what they settle.
-type Acks = (Answer, Vec<u64>);
+pub type Acks = (Answer, Vec<u64>);
 
 /// Receives and acknowledges until the stream ends.
 async fn consume(
@@ -242,7 +242,7 @@ async fn consume(
 }
 
 /// Counts what is confirmed.
-async fn collect(mut answers: mpsc::Receiver<Acks>, recorder: Arc<Recorder>) {
+pub async fn collect(mut answers: mpsc::Receiver<Acks>, recorder: Arc<Recorder>) {
     while let Some((answer, due)) = answers.recv().await {
         let counted = match answer.await {
             Ok(frame) => ack_counts(&frame.body, frame.kind == FrameKind::AckedBatch),

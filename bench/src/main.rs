@@ -10,11 +10,15 @@ use clap::{Parser, Subcommand};
 
 mod args;
 mod chart;
+mod cliff;
 mod deliver;
+mod group;
+mod late;
 mod latency;
 mod limits;
 mod metrics;
 mod node;
+mod open;
 mod pacer;
 mod peers;
 mod pending;
@@ -53,6 +57,18 @@ enum Command {
     /// starts a server of its own
     #[command(after_help = pending::EXAMPLES)]
     Pending(pending::PendingArgs),
+    /// What a group reads that comes when all has fired: how fast, and at what cost in memory;
+    /// starts a server of its own
+    #[command(after_help = late::EXAMPLES)]
+    Late(late::LateArgs),
+    /// Very many events of one topic due in the same millisecond, and what another topic feels of
+    /// it; starts a server of its own
+    #[command(after_help = cliff::EXAMPLES)]
+    Cliff(cliff::CliffArgs),
+    /// How soon a server with a large log serves again, after SIGTERM and after kill -9; starts a
+    /// server of its own
+    #[command(after_help = open::EXAMPLES)]
+    Open(open::OpenArgs),
     /// What this machine can do at most, this minute: disk, loopback, prost, gRPC; needs no server
     #[command(after_help = limits::EXAMPLES)]
     Limits(limits::LimitsArgs),
@@ -99,6 +115,9 @@ fn main() -> ExitCode {
             Command::Deliver(args) => deliver::run(args).await,
             Command::Latency(args) => latency::run(args).await,
             Command::Pending(args) => pending::run(args).await,
+            Command::Late(args) => late::run(args).await,
+            Command::Cliff(args) => cliff::run(args).await,
+            Command::Open(args) => open::run(args).await,
             Command::Limits(args) => limits::run(args).await,
             Command::Peer(args) => peers::run(args).await,
             Command::PeerTable(args) => peers::print_table(&args),
@@ -127,8 +146,8 @@ mod tests {
 
     #[test]
     fn every_command_parses_without_options() {
-        for command in ["publish", "deliver", "latency", "pending", "limits", "timeline", "scaling"]
-        {
+        let alone = ["publish", "deliver", "latency", "pending", "late", "cliff", "open"];
+        for command in alone.into_iter().chain(["limits", "timeline", "scaling"]) {
             let parsed = Cli::try_parse_from(["chronosdb-bench", command]);
             assert!(parsed.is_ok(), "{command}: {parsed:?}");
         }

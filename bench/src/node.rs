@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::param::clock_ticks_per_second;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::metrics;
 
@@ -33,6 +35,17 @@ pub struct NodeArgs {
     /// More of its options, as one word each: --option=--wheel-memory=64MiB
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub option: Vec<String>,
+}
+
+impl NodeArgs {
+    /// That nothing is there that would be overwritten, or removed in the end.
+    pub fn check_empty(&self) -> Result<(), String> {
+        if self.data_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            let path = self.data_dir.display();
+            return Err(format!("--data-dir {path} is not empty; name another, or remove it"));
+        }
+        Ok(())
+    }
 }
 
 /// The server's process.
@@ -79,6 +92,25 @@ impl Node {
         self.end();
     }
 
+    /// Ends it as an operator does, by SIGTERM; how long it took.
+    pub fn stop(mut self) -> Result<Duration, String> {
+        let began = Instant::now();
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let id = id.ok_or("the server has no process id")?;
+        kill_process(id, Signal::TERM).map_err(|error| format!("SIGTERM: {error}"))?;
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if !status.success() {
+            return Err(format!("the server did not end well: {status}"));
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Its highest memory counts from now on.
+    pub fn forget_peak(&self) -> Result<(), String> {
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        fs::write(&path, "5").map_err(|error| format!("{path}: {error}"))
+    }
+
     /// Its memory, bytes: now, and at its highest.
     pub fn memory(&self) -> (u64, u64) {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
@@ -88,6 +120,16 @@ impl Node {
             Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? * 1_024)
         };
         (field("VmRSS:").unwrap_or(0), field("VmHWM:").unwrap_or(0))
+    }
+
+    /// Processor time that it has used so far, the kernel's for it included.
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // Fields 14 and 15; the name, field 2, ends with the last parenthesis.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+        let ticks: u64 = fields.take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Duration::from_millis(ticks * 1_000 / clock_ticks_per_second())
     }
 
     /// Sum of a metric over all of its labels.

@@ -64,10 +64,7 @@ pub struct PendingArgs {
 
 /// Runs it; the number of errors.
 pub async fn run(args: PendingArgs) -> Result<u64, String> {
-    if args.node.data_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        let path = args.node.data_dir.display();
-        return Err(format!("--data-dir {path} is not empty; name another, or remove it"));
-    }
+    args.node.check_empty()?;
     let node = Node::start(&args.node)?;
     let (recorder, took) = fill(&args).await?;
     let errors = recorder.errors.load(Ordering::Relaxed);
@@ -131,8 +128,8 @@ async fn fill(args: &PendingArgs) -> Result<(Arc<Recorder>, Duration), String> {
     Ok((recorder, took))
 }
 
-/// Waits until nothing leaves the memory any more.
-async fn settle(node: &Node) {
+/// Waits until all that is due has fired, and nothing leaves the memory any more.
+pub async fn settle(node: &Node) {
     let mut last = (0, Instant::now());
     while last.1.elapsed() < STILL {
         let moved = node.metric("cronos_scheduler_cold_store_entries")

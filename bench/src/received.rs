@@ -91,6 +91,30 @@ pub struct Received<'a> {
     pub attempt: u32,
 }
 
+/// Where an event stands in the order of its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The order is one for each partition.
+    pub partition: u16,
+    /// Its `schedule_ts`, or when it was stored if that was later, Unix ms.
+    pub due: u64,
+    /// Its offset in the partition.
+    pub offset: u64,
+}
+
+impl Received<'_> {
+    /// Its place, which its id tells (`group:partition:term-due-offset-...`).
+    pub fn place(&self) -> Result<Place, String> {
+        let bad = || format!("{:?} is no delivery id", String::from_utf8_lossy(self.delivery_id));
+        let text = std::str::from_utf8(self.delivery_id).map_err(|_| bad())?;
+        let mut parts = text.splitn(3, ':').skip(1);
+        let partition = parts.next().and_then(|part| part.parse().ok()).ok_or_else(bad)?;
+        let mut numbers = parts.next().unwrap_or_default().split('-').skip(1);
+        let mut number = || numbers.next().and_then(|part| part.parse().ok()).ok_or_else(bad);
+        Ok(Place { partition, due: number()?, offset: number()? })
+    }
+}
+
 /// Walks the deliveries of a `Deliveries` frame.
 pub fn deliveries(body: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(), String> {
     let mut rest = body;
@@ -205,7 +229,7 @@ mod tests {
                 payload: vec![0; 256].into(),
                 ..Event::default()
             }),
-            delivery_id: format!("group:{n}:rest"),
+            delivery_id: format!("group:3:1-{n}-7-1-0-9"),
             attempt: 1 + n as i32,
             ack_timeout_ms: 30_000,
             ..Delivery::default()
@@ -215,6 +239,8 @@ mod tests {
         let walked = deliveries(&message.encode_to_vec(), |received| {
             assert_eq!(received.schedule_ts, 1_800_000_000_000 + seen);
             assert_eq!(u64::from(received.attempt), 1 + seen);
+            let place = Place { partition: 3, due: seen, offset: 7 };
+            assert_eq!(received.place(), Ok(place));
             put_ack(&mut acks, received.delivery_id);
             seen += 1;
         });
@@ -223,7 +249,7 @@ mod tests {
         for (n, ack) in batch.acks.iter().enumerate() {
             assert_eq!(
                 (ack.delivery_id.as_str(), ack.success),
-                (&*format!("group:{n}:rest"), true)
+                (&*format!("group:3:1-{n}-7-1-0-9"), true)
             );
         }
     }

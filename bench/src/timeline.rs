@@ -93,10 +93,7 @@ struct Second {
 
 /// Runs it; the number of errors.
 pub async fn run(args: TimelineArgs) -> Result<u64, String> {
-    if args.node.data_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        let path = args.node.data_dir.display();
-        return Err(format!("--data-dir {path} is not empty; name another, or remove it"));
-    }
+    args.node.check_empty()?;
     let node = Node::start(&args.node)?;
     let load = |load: Load| Load { addr: Some(NATIVE.to_owned()), ..load };
     let hour = Duration::from_hours(1);

@@ -88,10 +88,7 @@ impl Rows {
 
 /// Measures; the number of errors.
 pub async fn run(args: ScalingArgs) -> Result<u64, String> {
-    if args.node.data_dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        let path = args.node.data_dir.display();
-        return Err(format!("--data-dir {path} is not empty; name another, or remove it"));
-    }
+    args.node.check_empty()?;
     let parts = match &args.part[..] {
         [] => Part::value_variants(),
         some => some,

@@ -1,0 +1,208 @@
+//! Members of a group that receive and acknowledge all that comes, and look at what comes: each
+//! event once, in `(due, offset)` order of its partition for each member.
+//!
+//! Must hold: an event counts as done once its ack is confirmed.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use chronosdb::base::limits;
+use chronosdb::base::time::Now;
+use chronosdb::client::{Connection, FrameStream, SubscribeOptions};
+use chronosdb::wire::kind::FrameKind;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::deliver::{Acks, collect};
+use crate::received::{Place, deliveries, put_ack};
+use crate::recorder::Recorder;
+use crate::target::connect_shards;
+
+/// Acks on the way to the collector of a member, in batches.
+const ACKS_AHEAD: usize = 64;
+/// How often the end is looked for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What a group has received.
+#[derive(Debug)]
+pub struct Group {
+    /// Counts and latencies; `lateness` is from due to received.
+    pub recorder: Arc<Recorder>,
+    seen: Mutex<Seen>,
+}
+
+/// What came so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// A bit for each offset, by partition.
+    offsets: HashMap<u16, Vec<u64>>,
+    /// Events received, each once.
+    events: u64,
+}
+
+impl Seen {
+    /// Adds an event; false if it has come before.
+    fn add(&mut self, partition: u16, offset: u64) -> bool {
+        let words = self.offsets.entry(partition).or_default();
+        let (word, bit) = ((offset / 64) as usize, 1 << (offset % 64));
+        if words.len() <= word {
+            words.resize((word + 1).next_power_of_two(), 0);
+        }
+        let is_new = words[word] & bit == 0;
+        words[word] |= bit;
+        self.events += u64::from(is_new);
+        is_new
+    }
+}
+
+impl Group {
+    /// Subscribes `members` members to a topic, over `connections` connections in turn.
+    pub async fn open(
+        addr: &str,
+        topic: &str,
+        members: u16,
+        connections: u16,
+        credit: u32,
+    ) -> Result<Arc<Self>, String> {
+        let group = Arc::new(Self { recorder: Recorder::new(), seen: Mutex::default() });
+        let connections = connect_shards(addr, usize::from(connections)).await?;
+        for (_, connection) in (0..members).zip(connections.iter().cycle()) {
+            let options = SubscribeOptions { credit, ..SubscribeOptions::new(topic, "bench") };
+            let opened = connection.open_stream(FrameKind::Subscribe, &options.request());
+            let stream = opened.map_err(|error| error.to_string())?;
+            let (acks, answers) = mpsc::channel(ACKS_AHEAD);
+            tokio::spawn(collect(answers, Arc::clone(&group.recorder)));
+            // What a partition has ready may come before the last one has answered.
+            let (open, opened) = oneshot::channel();
+            let member = Arc::clone(&group);
+            tokio::spawn(member.consume(connection.clone(), stream, acks, open));
+            opened.await.map_err(|_| "the subscription ended as it began")?;
+        }
+        Ok(group)
+    }
+
+    /// Events received, each counted once.
+    pub fn received(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).events
+    }
+
+    /// Waits until `count` events are acked, or nothing has come for `patience`: then what is
+    /// missing are errors. `look` is called about every 5 ms.
+    pub async fn drain(&self, count: u64, patience: Duration, mut look: impl FnMut()) {
+        let (mut seen, mut moved) = (0, Instant::now());
+        loop {
+            let done = self.recorder.done.load(Ordering::Relaxed);
+            if done >= count {
+                return;
+            }
+            if done != seen {
+                (seen, moved) = (done, Instant::now());
+            }
+            if moved.elapsed() > patience {
+                let missing = count - done;
+                let text = format!("{missing} events never came or were not acked");
+                return self.recorder.fail(missing, &text);
+            }
+            look();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Receives and acknowledges until the stream ends.
+    async fn consume(
+        self: Arc<Self>,
+        connection: Connection,
+        mut stream: FrameStream,
+        acks: mpsc::Sender<Acks>,
+        open: oneshot::Sender<()>,
+    ) {
+        let (mut last, mut open) = (HashMap::new(), Some(open));
+        while let Some(received) = stream.next().await {
+            let batches = match received {
+                Ok(frame) if frame.kind == FrameKind::Subscribed => {
+                    // Nobody waits any more if the run is over.
+                    let _ = open.take().map(|open| open.send(()));
+                    continue;
+                }
+                Ok(frame) => self.take(&frame.body, &mut last),
+                Err(error) => return self.recorder.fail(1, &error),
+            };
+            let batches = match batches {
+                Ok(batches) => batches,
+                Err(why) => return self.recorder.fail(1, &why),
+            };
+            for (body, due) in batches {
+                let sent = connection.send(FrameKind::AckBatch, body.len(), |out| {
+                    out.extend_from_slice(&body);
+                });
+                match sent.await {
+                    Ok(answer) => drop(acks.send((answer, due)).await),
+                    Err(error) => return self.recorder.fail(due.len() as u64, &error),
+                }
+            }
+        }
+        self.recorder.fail(1, &"the server ended the subscription");
+    }
+
+    /// Looks at a frame of deliveries; the acks for it, with the due times of what they settle.
+    fn take(
+        &self,
+        body: &[u8],
+        last: &mut HashMap<u16, Place>,
+    ) -> Result<Vec<(BytesMut, Vec<u64>)>, String> {
+        let now_us = Now::read().wall_us;
+        let mut batches = Vec::new();
+        let mut acks = BytesMut::with_capacity(64 * 1024);
+        let (mut due, mut again, mut early, mut disorder) = (Vec::new(), 0, 0, 0);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut walked, mut lates) = (Ok(()), Vec::new());
+        deliveries(body, |delivery| {
+            put_ack(&mut acks, delivery.delivery_id);
+            due.push(delivery.schedule_ts);
+            lates.push(now_us.saturating_sub(delivery.schedule_ts * 1_000));
+            early += u64::from(delivery.schedule_ts * 1_000 > now_us);
+            match delivery.place() {
+                Ok(place) => {
+                    let is_new = seen.add(place.partition, place.offset);
+                    again += u64::from(delivery.attempt > 1 || !is_new);
+                    let before = last.insert(place.partition, place);
+                    // What comes again comes behind what it once came before.
+                    let is_first = delivery.attempt == 1;
+                    disorder += u64::from(is_first && before.is_some_and(|before| before >= place));
+                }
+                Err(why) => walked = Err(why),
+            }
+            if due.len() == limits::ACK_BATCH {
+                batches.push((acks.split(), std::mem::take(&mut due)));
+            }
+        })?;
+        drop(seen);
+        walked?;
+        self.recorder.lateness.record_all(lates.into_iter());
+        self.recorder.redelivered.fetch_add(again, Ordering::Relaxed);
+        self.recorder.early.fetch_add(early, Ordering::Relaxed);
+        if disorder > 0 {
+            self.recorder.fail(disorder, &format!("{disorder} events came out of order"));
+        }
+        if !due.is_empty() {
+            batches.push((acks, due));
+        }
+        Ok(batches)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_offset_of_a_partition_counts_once() {
+        let mut seen = Seen::default();
+        assert!(seen.add(0, 7) && seen.add(1, 7) && seen.add(0, 1_000));
+        assert!(!seen.add(0, 7) && !seen.add(0, 1_000));
+        assert!(seen.add(0, 999));
+        assert_eq!(seen.events, 4);
+    }
+}
