@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::adopt::{adopt, open_run};
 use super::dedup::{self, IdRuns, RunDirectory, RunLoad};
 use super::log::{Body, Content, Ids, Place, SegmentFile, SegmentNotes, Spot};
-use super::runs::{Directory, Extent, Footer, RunIds, RunKind};
+use super::runs::{Directory, RunKind};
 use crate::base::ids::{Index, Offset, RunNo, Term, TopicNo};
 
 const MAGIC: u64 = 0x7470_6b63_536e_7268;
@@ -94,6 +95,8 @@ pub struct Found {
     /// Carried runs that are there though no checkpoint can be used: some have what the log has
     /// not.
     pub adopted: Vec<Arc<Directory>>,
+    /// Runs that are there then and cannot be opened, each with the first offset it may have.
+    pub suspects: Vec<(RunNo, Offset)>,
     /// What is lost for good, for people: a run is damaged, and the log begins behind it.
     pub lost: Option<String>,
 }
@@ -105,6 +108,7 @@ impl Found {
         self.lost.is_some()
             || self.kept.iter().any(|kept| kept.runs.contains(&run))
             || self.adopted.iter().any(|adopted| adopted.head().ids.run == run)
+            || self.suspects.iter().any(|(suspect, _)| *suspect == run)
     }
 
     /// Whether a checkpoint's file stays: all others go.
@@ -193,38 +197,9 @@ pub fn choose(
                  restore a backup"
             )
         });
-        found.adopted = adopt(ids, runs_of);
+        (found.adopted, found.suspects) = adopt(ids, runs_of);
     }
     found
-}
-
-/// All whole carried runs, by their first offsets, but for those that a newer one replaces.
-fn adopt(ids: Ids, runs_of: &impl RunFiles) -> Vec<Arc<Directory>> {
-    let mut numbers = runs_of.all();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    let mut adopted: Vec<Arc<Directory>> = Vec::new();
-    for run in numbers.into_iter().filter_map(|run| open_run(ids, run, runs_of)) {
-        let head = *run.head();
-        let replaced = adopted.iter().any(|newer| {
-            let newer = newer.head();
-            newer.first_offset <= head.first_offset && head.end_offset <= newer.end_offset
-        });
-        if head.kind == RunKind::Carried && !replaced {
-            adopted.push(run);
-        }
-    }
-    adopted.sort_by_key(|run| (run.head().first_offset, run.head().ids.run));
-    adopted
-}
-
-/// Reads the directory of a run; `None` if it is damaged.
-fn open_run(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Arc<Directory>> {
-    let read = |extent: Extent| files.read(run, extent.position, extent.len);
-    let ids = RunIds { cluster: ids.cluster, partition: ids.partition, run };
-    let len = files.len(run)?;
-    let footer = Footer::decode(&read(Footer::extent(len)?)?, &ids, len).ok()?;
-    let directory = Directory::decode(&read(footer.directory)?, &footer).ok()?;
-    Some(Arc::new(directory))
 }
 
 /// Reads the directory and the filters of a run of ids; `None` if it is damaged.

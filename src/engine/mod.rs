@@ -15,6 +15,7 @@
 //! Rules (DESIGN section 3): a flow that needs a read parks one named struct in one bounded table
 //! ([`reads`]); the driver lends write buffers; one step handles a bounded amount.
 
+pub mod adopt;
 pub mod block_load;
 pub mod checkpoint;
 pub mod dedup;

@@ -40,6 +40,11 @@ pub struct Retention {
     pub trim_to: Option<u64>,
     /// A carried run of which so much is past and settled that it is written anew.
     pub merge: Option<RunNo>,
+    /// Runs that cannot be opened, each with the first offset it may have, until the log's
+    /// beginning is read.
+    pub suspects: Vec<(RunNo, Offset)>,
+    /// One of them has what the log has not, for people.
+    pub lost: Option<String>,
     /// How the log begins, while it is read without a checkpoint.
     pub begin: Begin,
 }

@@ -64,7 +64,7 @@ mod run_merge_test;
 #[cfg(test)]
 mod run_test;
 
-pub use block::{BlockFault, RunFault, RunIds};
+pub use block::{BlockFault, MAGIC as ID_RUN_MAGIC, RunFault, RunIds};
 pub use findings::{Findings, RunLook};
 pub use id_runs::IdRuns;
 pub use layout::{BlockRead, RUN_ROWS_MAX};

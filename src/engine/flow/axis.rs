@@ -42,6 +42,9 @@ impl Partition {
     ) {
         let head = recovery.segments.first().and_then(|s| self.sparse.segment_head(s.first));
         self.retention.log_start = head.map_or(Offset(0), |(offset, _)| offset);
+        if let Some(what) = self.retention.lost.take() {
+            return self.read_only(step, &recovery, beyond_the_log(&what));
+        }
         let floor = end_of(step.now.wall_ms());
         let edge = end_of(self.edge(step, &recovery));
         let mut blocks = VecDeque::new();
@@ -187,8 +190,7 @@ impl Partition {
         let phase = std::mem::replace(&mut self.phase, Phase::Unmounted);
         let Phase::Indexing(mut recovery) = phase else { unreachable!("the axis is loaded") };
         recovery.axis = None;
-        let text = format!("{what}; the log begins behind what it held: restore a backup");
-        self.read_only(step, &recovery, text);
+        self.read_only(step, &recovery, beyond_the_log(what));
     }
 
     /// What a checkpoint speaks of is damaged: the log is read from its beginning, without it.
@@ -207,4 +209,9 @@ impl Partition {
         self.horizon.last_run = last_run;
         self.mount(step, segments, Some(hard_state), Found { adopted, ..Found::default() });
     }
+}
+
+/// What is told of a run that the log cannot make anew.
+fn beyond_the_log(what: &str) -> String {
+    format!("{what}; the log begins behind what it held: restore a backup")
 }

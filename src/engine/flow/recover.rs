@@ -108,6 +108,7 @@ impl Partition {
         if checkpoints.restored.is_none() && log_start > Index(1) {
             self.retention.begin = Begin::State(Vec::new());
             self.horizon.runs.clone_from(&checkpoints.adopted);
+            self.retention.suspects.clone_from(&checkpoints.suspects);
         }
         let report = RecoveryReport {
             partition: self.id,

@@ -272,13 +272,21 @@ impl Partition {
         self.retention.begin = Begin::Known;
         self.restore_state(&parts);
         let start = head.next_offset;
+        let suspects = std::mem::take(&mut self.retention.suspects);
+        let lost = suspects.iter().find(|(_, first)| *first < start);
+        self.retention.lost = lost.map(|(run, _)| format!("run {run} is damaged"));
         // Of what lies in the log all is made anew.
-        let last = self.horizon.runs.iter().map(|run| run.head().ids.run).max();
-        self.horizon.last_run = last.unwrap_or(self.horizon.last_run).max(self.horizon.last_run);
         let needed = |run: &Arc<Directory>| run.head().first_offset < start;
         let unneeded = self.horizon.runs.iter().filter(|run| !needed(run));
-        self.horizon.retired = unneeded.map(|run| run.head().ids.run).collect();
+        let unneeded = unneeded.map(|run| run.head().ids.run);
+        let unneeded: Vec<_> = unneeded.chain(suspects.iter().map(|(run, _)| *run)).collect();
+        let there = self.horizon.runs.iter().map(|run| run.head().ids.run);
+        let last = there.chain(unneeded.iter().copied()).max();
+        self.horizon.last_run = last.unwrap_or(self.horizon.last_run).max(self.horizon.last_run);
         self.horizon.runs.retain(needed);
+        if self.retention.lost.is_none() {
+            self.horizon.retired = unneeded;
+        }
         (self.horizon.flushed, self.horizon.on_runs) = (start, start);
         self.horizon.ids_wanted = start;
         self.dedup.begin_at(start);
