@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use chronosdb::base::limits;
 use chronosdb::base::time::{Now, wall_ms};
 use clap::Args;
-use serde_json::{Map, json};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
 
 use crate::args::{Load, lasting};
 use crate::group::Group;
@@ -134,42 +135,65 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     let received_in = received_in.unwrap_or(acked_in);
     let mut window = beside.recorder.lateness.take();
     window.reset();
-    slices.iter().for_each(|slice| window += slice);
+    for slice in &slices {
+        window += slice;
+    }
     let worst_ms: Vec<u64> = slices.iter().map(|slice| slice.max() / 1_000).collect();
-    let used = (node.processor_time() - used).as_secs_f64() * 1e6 / args.count as f64;
+    let used = node.processor_time().saturating_sub(used).as_secs_f64() * 1e6 / args.count as f64;
     let (_, peak) = node.memory();
     trickle.abort();
     node.kill();
     std::fs::remove_dir_all(&args.node.data_dir).map_err(|error| error.to_string())?;
 
-    let at = |percentile: f64| window.value_at_percentile(percentile);
-    let (p50, p99, p999, max) = (at(50.0), at(99.0), at(99.9), window.max());
-    println!("all received in       {:.3} s", received_in.as_secs_f64());
-    println!("all acked in          {:.3} s", acked_in.as_secs_f64());
-    println!("processor, an event   {used:.2} us of the server");
-    println!("memory until then     at most {} MiB", peak_before >> 20);
-    println!("  in the window       at most {} MiB", peak >> 20);
-    println!(
-        "other topic           {} events, lateness us: p50 {p50}  p99 {p99}  p99.9 {p999}  max {max}",
-        window.len()
-    );
-    println!("  worst, each 250 ms    {worst_ms:?} ms");
-    let mut extra = Map::new();
-    let mut put = |key: &str, value| extra.insert(key.to_owned(), value);
-    put("received_seconds", json!(received_in.as_secs_f64()));
-    put("server_processor_us_per_event", json!((used * 100.0).round() / 100.0));
-    put("rss_before_peak_bytes", json!(peak_before));
-    put("rss_peak_bytes", json!(peak));
-    put("other_rate", json!(args.rate));
-    put("other_events", json!(window.len()));
-    put("other_p50_us", json!(p50));
-    put("other_p99_us", json!(p99));
-    put("other_p999_us", json!(p999));
-    put("other_max_us", json!(max));
-    put("other_worst_ms", json!(worst_ms));
+    let figures = Figures { received_in, acked_in, used, peak_before, peak, worst_ms, window };
+    let extra = figures.tell(&args);
     let errors = group.recorder.report("cliff", acked_in, args.json, extra);
     let beside_errors = beside.recorder.early.load(Ordering::Relaxed);
     Ok(errors + early + beside_errors + args.count.abs_diff(group.received()))
+}
+
+/// What was measured.
+struct Figures {
+    received_in: Duration,
+    acked_in: Duration,
+    /// Processor time of the server, us an event.
+    used: f64,
+    peak_before: u64,
+    peak: u64,
+    worst_ms: Vec<u64>,
+    window: Histogram<u64>,
+}
+
+impl Figures {
+    /// Prints them; the same for JSON.
+    fn tell(self, args: &CliffArgs) -> Map<String, Value> {
+        let Self { received_in, acked_in, used, peak_before, peak, worst_ms, window } = self;
+        let at = |percentile: f64| window.value_at_percentile(percentile);
+        let (p50, p99, p999, max) = (at(50.0), at(99.0), at(99.9), window.max());
+        println!("all received in       {:.3} s", received_in.as_secs_f64());
+        println!("all acked in          {:.3} s", acked_in.as_secs_f64());
+        println!("processor, an event   {used:.2} us of the server");
+        println!("memory until then     at most {} MiB", peak_before >> 20);
+        println!("  in the window       at most {} MiB", peak >> 20);
+        let events = window.len();
+        print!("other topic           {events} events, lateness us: ");
+        println!("p50 {p50}  p99 {p99}  p99.9 {p999}  max {max}");
+        println!("  worst, each 250 ms    {worst_ms:?} ms");
+        let mut extra = Map::new();
+        let mut put = |key: &str, value| extra.insert(key.to_owned(), value);
+        put("received_seconds", json!(received_in.as_secs_f64()));
+        put("server_processor_us_per_event", json!((used * 100.0).round() / 100.0));
+        put("rss_before_peak_bytes", json!(peak_before));
+        put("rss_peak_bytes", json!(peak));
+        put("other_rate", json!(args.rate));
+        put("other_events", json!(events));
+        put("other_p50_us", json!(p50));
+        put("other_p99_us", json!(p99));
+        put("other_p999_us", json!(p999));
+        put("other_max_us", json!(max));
+        put("other_worst_ms", json!(worst_ms));
+        extra
+    }
 }
 
 /// Publishes the events and opens their group; when they are due, Unix ms.

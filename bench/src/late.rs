@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::{Load, lasting};
 use crate::group::Group;
@@ -108,7 +108,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     });
     drained.await;
     drop(progress);
-    let used = (node.processor_time() - used).as_secs_f64() * 1e6 / args.count as f64;
+    let used = node.processor_time().saturating_sub(used).as_secs_f64() * 1e6 / args.count as f64;
     let (_, peak) = node.memory();
     let counts = std::iter::zip(COUNTERS, counts).map(|(name, was)| node.metric(name) - was);
     let counts: Vec<u64> = counts.collect();
@@ -118,32 +118,54 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
     node.kill();
     std::fs::remove_dir_all(&args.node.data_dir).map_err(|error| error.to_string())?;
     let took = Duration::from_micros(group.recorder.last_us.load(Ordering::Relaxed));
-    let looks = thin(&looks);
-    println!("filled and settled    {:.1} s, {} MiB on disk", filled.as_secs_f64(), disk >> 20);
-    let Memory { filled_peak, before, peak, after } = memory;
-    println!("memory while filling  at most {} MiB", filled_peak >> 20);
-    println!("memory before         {} MiB", before >> 20);
-    println!("  while it is read    at most {} MiB: {looks:?}", peak >> 20);
-    println!("  after               {} MiB", after >> 20);
-    println!("processor, an event   {used:.2} us of the server");
-    println!("reads of the log      {}", counts[0]);
-    println!("pages of the past     {}", counts[1]);
-    let mut extra = Map::new();
-    extra.insert("members".to_owned(), json!(members));
-    extra.insert("connections".to_owned(), json!(connections));
-    extra.insert("fill_seconds".to_owned(), json!(filled.as_secs_f64()));
-    extra.insert("disk_bytes".to_owned(), json!(disk));
-    extra.insert("rss_fill_peak_bytes".to_owned(), json!(filled_peak));
-    extra.insert("rss_before_bytes".to_owned(), json!(before));
-    extra.insert("rss_peak_bytes".to_owned(), json!(peak));
-    extra.insert("rss_after_bytes".to_owned(), json!(after));
-    extra.insert("rss_mib".to_owned(), json!(looks));
-    extra.insert("server_processor_us_per_event".to_owned(), json!((used * 100.0).round() / 100.0));
-    extra.insert("wal_reads".to_owned(), json!(counts[0]));
-    extra.insert("past_pages".to_owned(), json!(counts[1]));
+    let figures = Figures { filled, disk, memory, looks: thin(&looks), used, counts };
+    let extra = figures.tell(&args);
     let once = group.received();
     let errors = group.recorder.report("late", took, args.json, extra);
     Ok(errors + args.count.abs_diff(once))
+}
+
+/// What was measured.
+struct Figures {
+    filled: Duration,
+    disk: u64,
+    memory: Memory,
+    /// Its memory while the group read, MiB.
+    looks: Vec<u64>,
+    /// Processor time of the server, us an event.
+    used: f64,
+    counts: Vec<u64>,
+}
+
+impl Figures {
+    /// Prints them; the same for JSON.
+    fn tell(self, args: &LateArgs) -> Map<String, Value> {
+        let Self { filled, disk, memory, looks, used, counts } = self;
+        println!("filled and settled    {:.1} s, {} MiB on disk", filled.as_secs_f64(), disk >> 20);
+        let Memory { filled_peak, before, peak, after } = memory;
+        println!("memory while filling  at most {} MiB", filled_peak >> 20);
+        println!("memory before         {} MiB", before >> 20);
+        println!("  while it is read    at most {} MiB: {looks:?}", peak >> 20);
+        println!("  after               {} MiB", after >> 20);
+        println!("processor, an event   {used:.2} us of the server");
+        println!("reads of the log      {}", counts[0]);
+        println!("pages of the past     {}", counts[1]);
+        let mut extra = Map::new();
+        extra.insert("members".to_owned(), json!(args.members));
+        extra.insert("connections".to_owned(), json!(args.connections));
+        extra.insert("fill_seconds".to_owned(), json!(filled.as_secs_f64()));
+        extra.insert("disk_bytes".to_owned(), json!(disk));
+        extra.insert("rss_fill_peak_bytes".to_owned(), json!(filled_peak));
+        extra.insert("rss_before_bytes".to_owned(), json!(before));
+        extra.insert("rss_peak_bytes".to_owned(), json!(peak));
+        extra.insert("rss_after_bytes".to_owned(), json!(after));
+        extra.insert("rss_mib".to_owned(), json!(looks));
+        let used = (used * 100.0).round() / 100.0;
+        extra.insert("server_processor_us_per_event".to_owned(), json!(used));
+        extra.insert("wal_reads".to_owned(), json!(counts[0]));
+        extra.insert("past_pages".to_owned(), json!(counts[1]));
+        extra
+    }
 }
 
 /// The server's memory, bytes.
