@@ -25,6 +25,8 @@ mod oracle;
 #[cfg(test)]
 mod oracle_test;
 mod order;
+#[cfg(test)]
+mod pausing;
 mod probe;
 mod producer;
 mod profile;

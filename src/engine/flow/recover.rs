@@ -297,6 +297,8 @@ impl Partition {
             // Known bad: ids are remembered by the process, not by the log.
             self.dedup = Dedup::new(step.config.dedup_key, step.config.dedup_ttl_ms);
         }
+        // A start alone is no jump of the clock.
+        self.retention.seen_ms = self.clock.last();
         let mut clear = recovery.hard_state.cut_from > Index(0);
         if let Some(LogEnd { place, tail_block, is_dirty, filled_end }) = outcome.end {
             clear |= is_dirty;

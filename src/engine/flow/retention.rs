@@ -41,7 +41,7 @@ impl Partition {
             return;
         }
         self.retention.next_check_ms = now_ms + config.retention_check_ms;
-        self.retention.wake_ms = now_ms + IDLE_CHECKS * config.retention_check_ms;
+        self.retention.wake_ms = Some(now_ms + IDLE_CHECKS * config.retention_check_ms);
         let log_now = self.clock.peek(step.now);
         self.see_members(log_now);
         let seen = std::mem::replace(&mut self.retention.seen_ms, log_now);
@@ -65,10 +65,10 @@ impl Partition {
         self.retire_carried(step, passed, log_now);
     }
 
-    /// When to look for what can go, boot time in ms; `None`: nothing could.
+    /// When to look for what can go, boot time in ms; `None`: nothing could, or nothing may.
     pub(super) fn next_retention_ms(&self) -> Option<u64> {
         let something = self.segments.len() > 1 || !self.horizon.runs.is_empty();
-        (something && self.is_calm()).then_some(self.retention.wake_ms)
+        self.retention.wake_ms.filter(|_| something && self.is_calm())
     }
 
     fn is_calm(&self) -> bool {
@@ -112,7 +112,7 @@ impl Partition {
             return false;
         }
         if !behind {
-            self.retention.wake_ms = self.retention.next_check_ms;
+            self.retention.wake_ms = Some(self.retention.next_check_ms);
             self.checkpoints.wanted |= kept.iter().any(|kept| kept.resume < next);
             return false;
         }
@@ -124,7 +124,7 @@ impl Partition {
         let (trimmed, offsets) = self.retention.trimmed;
         if trimmed < last || offsets < end {
             self.retention.trim_to = Some(last);
-            self.retention.wake_ms = self.retention.next_check_ms;
+            self.retention.wake_ms = Some(self.retention.next_check_ms);
             return false;
         }
         let read = self.reads.out.values().any(|reading| reading.place.segment < next);
@@ -182,7 +182,7 @@ impl Partition {
         self.horizon.indexes.retain(|run| !gone(&run));
         self.horizon.retired.extend(retired);
         self.checkpoints.wanted = true;
-        (self.retention.next_check_ms, self.retention.wake_ms) = (0, 0);
+        (self.retention.next_check_ms, self.retention.wake_ms) = (0, Some(0));
         self.remove_retired(step);
     }
 

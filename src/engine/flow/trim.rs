@@ -80,7 +80,7 @@ impl Partition {
         if let Some(offsets) = trim.whole {
             // Retention has waited for that.
             self.retention.trimmed = (trim.to, offsets);
-            (self.retention.next_check_ms, self.retention.wake_ms) = (0, 0);
+            (self.retention.next_check_ms, self.retention.wake_ms) = (0, Some(0));
         }
         // Where it was not whole, the next look asks again.
         self.retention.trim_to = None;
