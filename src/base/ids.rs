@@ -105,6 +105,24 @@ impl Position {
     pub fn new(due: u64, offset: Offset) -> Self {
         Self { due, offset }
     }
+
+    /// The place right before this one. Before [`Self::START`] there is none: it is not asked for.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match self.offset.0.checked_sub(1) {
+            Some(offset) => Self::new(self.due, Offset(offset)),
+            None => Self::new(self.due.saturating_sub(1), Offset(u64::MAX)),
+        }
+    }
+
+    /// The place right behind this one.
+    #[must_use]
+    pub fn after(self) -> Self {
+        match self.offset.0.checked_add(1) {
+            Some(offset) => Self::new(self.due, Offset(offset)),
+            None => Self::new(self.due.saturating_add(1), Offset(0)),
+        }
+    }
 }
 
 /// Who asked: the session and the correlation id the client gave its request.

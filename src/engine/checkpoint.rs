@@ -155,24 +155,24 @@ pub fn choose(
     for (number, bytes) in files {
         let decoded = Checkpoint::decode(&bytes, ids).and_then(|checkpoint| {
             checkpoint.check_segments(segments, log_start)?;
-            let whole = |run: &&RunNo| open_run(ids, **run, runs_of).is_none();
-            if let Some(run) = checkpoint.carried.iter().find(whole) {
-                lost = lost.take().or(Some(*run));
-                return Err(CheckpointFault::Run);
-            }
-            let there = checkpoint.runs().all(|run| runs_of.len(run).is_some());
-            if there { Ok(checkpoint) } else { Err(CheckpointFault::Run) }
+            Ok(checkpoint)
         });
         let read = decoded.and_then(|checkpoint| {
             let kept = checkpoint.kept();
             if found.restored.is_some() {
                 // Kept for another start, which will look into its runs.
-                return Ok((kept, None));
+                let there = kept.runs.iter().all(|run| runs_of.len(*run).is_some());
+                return if there { Ok((kept, None)) } else { Err(CheckpointFault::Run) };
             }
-            let all = |runs: &[RunNo], kind| {
+            let mut all = |runs: &[RunNo], kind| {
                 let of_kind = |run: &Arc<Directory>| run.head().kind == kind;
-                let opened = runs.iter().map(|run| open_run(ids, *run, runs_of).filter(of_kind));
-                opened.collect::<Option<Vec<_>>>().ok_or(CheckpointFault::Run)
+                let open = |run: &RunNo| open_run(ids, *run, runs_of).filter(of_kind).ok_or(*run);
+                runs.iter().map(open).collect::<Result<Vec<_>, _>>().map_err(|run| {
+                    if kind == RunKind::Carried {
+                        lost.get_or_insert(run);
+                    }
+                    CheckpointFault::Run
+                })
             };
             let carried = all(&checkpoint.carried, RunKind::Carried)?;
             let indexes = all(&checkpoint.indexes, RunKind::Index)?;
@@ -191,12 +191,7 @@ pub fn choose(
         }
     }
     if found.restored.is_none() && log_start > Index(1) {
-        found.lost = lost.map(|run| {
-            format!(
-                "run {run} is not there or damaged, and the log begins behind what it held: \
-                 restore a backup"
-            )
-        });
+        found.lost = lost.map(|run| format!("run {run} is not there or damaged"));
         (found.adopted, found.suspects) = adopt(ids, runs_of);
     }
     found

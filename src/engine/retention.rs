@@ -25,8 +25,8 @@ pub struct Retention {
     pub is_full: bool,
     /// When to look next, boot time in ms.
     pub next_check_ms: u64,
-    /// When to look though nothing else happens, boot time in ms; `None`: nothing is ever removed, or
-    /// the first look is still to come.
+    /// When to look though nothing else happens, boot time in ms; `None`: nothing is ever removed,
+    /// or the first look is still to come.
     pub wake_ms: Option<u64>,
     /// Log time at the last look, before the first one the log's last stamp, Unix ms.
     pub seen_ms: u64,

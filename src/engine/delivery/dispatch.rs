@@ -161,7 +161,7 @@ impl<H: Copy> Dispatch<H> {
             return None;
         }
         let mut open = self.open.range((Excluded(base), Included(limit))).copied().peekable();
-        let mut to = open.peek().map_or(limit, |first| before(*first));
+        let mut to = open.peek().map_or(limit, |first| first.before());
         let mut passed = Vec::new();
         while cursor.settled().len() > SETTLED_SOFT && open.peek().is_some() {
             let beyond = cursor.settled().range((Excluded(to), Unbounded));
@@ -175,7 +175,7 @@ impl<H: Copy> Dispatch<H> {
                 break;
             }
             passed.extend(stragglers);
-            to = open.peek().map_or(limit, |next| before(*next));
+            to = open.peek().map_or(limit, |next| next.before());
         }
         if to <= base {
             return None;
@@ -278,14 +278,6 @@ impl<H: Copy> Dispatch<H> {
     }
 }
 
-/// The place right before this one.
-fn before(position: Position) -> Position {
-    match position.offset.0.checked_sub(1) {
-        Some(offset) => Position::new(position.due, Offset(offset)),
-        None => Position::new(position.due.saturating_sub(1), Offset(u64::MAX)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,9 +328,9 @@ mod tests {
         let (mut dispatch, cursor) = (Dispatch::default(), Cursor::default());
         read(&mut dispatch, 5);
         (1..=5).for_each(|due| dispatch.settling(at(due)));
-        let moved = dispatch.next_frontier(&cursor, before(at(3))).expect("a move");
-        assert_eq!(moved, FrontierMove { to: before(at(3)), passed: vec![] });
-        assert_eq!(dispatch.next_frontier(&cursor, before(at(3))), None, "proposed already");
+        let moved = dispatch.next_frontier(&cursor, at(3).before()).expect("a move");
+        assert_eq!(moved, FrontierMove { to: at(3).before(), passed: vec![] });
+        assert_eq!(dispatch.next_frontier(&cursor, at(3).before()), None, "proposed already");
     }
 
     #[test]
@@ -373,7 +365,7 @@ mod tests {
         let late = Position::new(3, Offset(9));
         dispatch.arrived(late);
         let moved = dispatch.next_frontier(&cursor, NO_LIMIT).expect("a move");
-        assert_eq!(moved.to, before(late));
+        assert_eq!(moved.to, late.before());
         apply(&mut cursor, &moved);
         assert!(!cursor.is_settled(late));
     }

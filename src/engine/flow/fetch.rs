@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::replay::{Page, after};
+use super::replay::Page;
 use crate::base::api::StoredEvent;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
@@ -119,7 +119,7 @@ impl Partition {
             }
             None if self.is_gone(position.offset) => {
                 // Retention has passed it since its page was read.
-                (page.from, page.past) = (ReplayCursor::Due(after(position)), None);
+                (page.from, page.past) = (ReplayCursor::Due(position.after()), None);
                 self.replay_page(step, page);
             }
             None => self.read_for(step, position.offset, Flow::Replay(Box::new(page))),

@@ -115,11 +115,10 @@ impl Partition {
             // Their records were in segments that are removed.
             return Gone { before: self.retention.log_start, edges: BTreeMap::new() };
         }
-        let passed = self.retention.trimmed.0.min(self.retention.passed_ms);
         let end = inputs.iter().map(|run| run.head().end_offset).max();
         let settled = end.is_some_and(|end| end <= self.retention.trimmed.1);
         let topics = inputs.iter().flat_map(|run| run.topics()).map(|slice| slice.topic);
-        let edge = |topic| (topic, self.dead_edge(step, topic, passed));
+        let edge = |topic| (topic, self.dead_edge(step, topic));
         let edges = topics.filter(|_| settled).map(edge).collect();
         Gone { before: Offset(0), edges }
     }

@@ -109,6 +109,8 @@ impl Partition {
             self.retention.begin = Begin::State(Vec::new());
             self.horizon.runs.clone_from(&checkpoints.adopted);
             self.retention.suspects.clone_from(&checkpoints.suspects);
+            // What can be read of the log can be replayed all the same.
+            self.retention.lost.clone_from(&checkpoints.lost);
         }
         let report = RecoveryReport {
             partition: self.id,
@@ -118,13 +120,6 @@ impl Partition {
             torn_bytes: 0,
             rot: None,
         };
-        if let Some(text) = checkpoints.lost.clone() {
-            // Beyond the log a run is data: nothing else has what it held.
-            let report = RecoveryReport { rot: Some(text.clone()), ..report };
-            self.phase = Phase::ReadOnly(text);
-            step.effects.push(Effect::Recovered { report });
-            return;
-        }
         let committed = match step.config.fsync {
             FsyncMode::Periodic { .. } => Index(0),
             FsyncMode::Batch | FsyncMode::EveryEvent => hard_state.commit,

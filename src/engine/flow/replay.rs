@@ -380,16 +380,13 @@ impl Partition {
         let Topic { axis, .. } = self.topics.get(topic);
         let wall = step.now.wall_ms();
         // `from` is the first position wanted, the axis is read behind one.
-        let behind = match from.offset.0.checked_sub(1) {
-            Some(offset) => Position::new(from.due, Offset(offset)),
-            None => Position::new(from.due.saturating_sub(1), Offset(u64::MAX)),
-        };
+        let behind = from.before();
         // What is in runs only, its time to come, is due at its schedule_ts.
         let past = self.page_at(topic, page.past.as_ref(), behind);
         let Reach { end: reach, is_past } = self.reach(topic, past, behind, end.min(wall));
         let axis_goes_on = |events: Vec<StoredEvent>, reach: Position| {
             let missing = if is_past { Missing::Past(topic, reach) } else { Missing::Axis(topic) };
-            let next = Some(ReplayCursor::Due(after(reach).max(from)));
+            let next = Some(ReplayCursor::Due(reach.after().max(from)));
             Found { events, next, missing: Some(missing) }
         };
         // An event published late lies on the axis up to this far behind its schedule_ts.
@@ -458,13 +455,5 @@ impl Partition {
             offset = offset.plus(1);
         }
         found
-    }
-}
-
-/// The place right behind this one.
-pub(super) fn after(position: Position) -> Position {
-    match position.offset.0.checked_add(1) {
-        Some(offset) => Position::new(position.due, Offset(offset)),
-        None => Position::new(position.due.saturating_add(1), Offset(0)),
     }
 }

@@ -62,7 +62,7 @@ impl Partition {
         let removed = self.remove_oldest_segment(step, passed, log_now);
         let limit = config.retention_bytes.saturating_add(config.segment_bytes);
         self.retention.is_full = is_over && !removed && self.sparse.bytes() > limit;
-        self.retire_carried(step, passed, log_now);
+        self.retire_carried(step);
     }
 
     /// When to look for what can go, boot time in ms; `None`: nothing could, or nothing may.
@@ -187,9 +187,9 @@ impl Partition {
     }
 
     /// Up to where nobody needs a topic's events any more that carried runs have.
-    pub(super) fn dead_edge(&self, step: &Step<'_>, no: TopicNo, passed: u64) -> Position {
+    pub(super) fn dead_edge(&self, step: &Step<'_>, no: TopicNo) -> Position {
         let log_now = self.retention.seen_ms;
-        let mut edge = end_of(passed.min(self.retention.trimmed.0));
+        let mut edge = end_of(self.retention.passed_ms.min(self.retention.trimmed.0));
         for no in &self.topics.get(no).groups {
             let group = &self.groups[no.0 as usize];
             if is_abandoned(step.config, group, log_now) {
@@ -206,8 +206,8 @@ impl Partition {
     }
 
     /// Removes carried runs that nobody needs, and has those written anew of which a third is not.
-    fn retire_carried(&mut self, step: &mut Step<'_>, passed: u64, log_now: u64) {
-        debug_assert!(log_now >= passed, "what has passed is not ahead");
+    fn retire_carried(&mut self, step: &mut Step<'_>) {
+        let passed = self.retention.passed_ms;
         let busy = self.horizon.job.is_some() || self.horizon.runs.is_empty();
         if busy || !self.horizon.runs.iter().any(|run| dues_before(run, passed)) {
             return;
@@ -226,15 +226,13 @@ impl Partition {
                 .topics()
                 .iter()
                 .map(|slice| {
-                    let edge = self.dead_edge(step, slice.topic, passed);
+                    let edge = self.dead_edge(step, slice.topic);
                     let behind = run.block_for(slice.topic, edge);
                     behind.unwrap_or(slice.blocks().end).saturating_sub(slice.blocks().start)
                 })
                 .sum();
-            let all = run
-                .topics()
-                .iter()
-                .all(|slice| slice.last <= self.dead_edge(step, slice.topic, passed));
+            let all =
+                run.topics().iter().all(|slice| slice.last <= self.dead_edge(step, slice.topic));
             if all {
                 best = Some((at, true));
                 break;
@@ -274,7 +272,8 @@ impl Partition {
         let start = head.next_offset;
         let suspects = std::mem::take(&mut self.retention.suspects);
         let lost = suspects.iter().find(|(_, first)| *first < start);
-        self.retention.lost = lost.map(|(run, _)| format!("run {run} is damaged"));
+        let lost = lost.map(|(run, _)| format!("run {run} is damaged"));
+        self.retention.lost = self.retention.lost.take().or(lost);
         // Of what lies in the log all is made anew.
         let needed = |run: &Arc<Directory>| run.head().first_offset < start;
         let unneeded = self.horizon.runs.iter().filter(|run| !needed(run));
@@ -294,7 +293,7 @@ impl Partition {
         true
     }
 
-    /// A group's next record is gone: the group had been left alone for too long.
+    /// Whether the record at this offset has left the log: only a carried run may have it.
     pub(super) fn is_gone(&self, offset: Offset) -> bool {
         offset < self.retention.log_start
     }

@@ -138,7 +138,7 @@ impl MemoryIndex {
         }
         trimmed.removed = gone.len() as u64;
         // The one that was not looked at is the first of the next look.
-        trimmed.more = trimmed.more.map(before);
+        trimmed.more = trimmed.more.map(Position::before);
         trimmed
     }
 
@@ -178,14 +178,6 @@ impl MemoryIndex {
             passed => position.due - u64::from(passed),
         };
         DueEvent { position, schedule_ts, is_loaded: passed == LOADED }
-    }
-}
-
-/// The place right before this one.
-fn before(position: Position) -> Position {
-    match position.offset.0.checked_sub(1) {
-        Some(offset) => Position::new(position.due, Offset(offset)),
-        None => Position::new(position.due.saturating_sub(1), Offset(u64::MAX)),
     }
 }
 
