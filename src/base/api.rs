@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::error::{ApiError, ErrorCode};
 use super::ids::{GroupNo, Offset, PartitionId, Position, ShardId, Term};
+use super::topic_retention::TopicRetention;
 
 /// A range of bytes inside a message or an entry's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -372,6 +373,8 @@ pub enum Request {
     },
     /// Answered by [`Reply::Partitions`]: one partition, or all of them in order.
     Partitions(Option<PartitionId>),
+    /// Answered by [`Reply::Topic`]: by every partition, after the change where there is one.
+    Topic(TopicSpec),
 }
 
 /// What the engine answers. Each request has exactly one final reply.
@@ -392,8 +395,19 @@ pub enum Reply {
     StreamEnd(Result<(), ApiError>),
     /// Status of partitions, sorted by id.
     Partitions(Vec<PartitionStatus>),
+    /// Settings of a topic, per partition, sorted by id. A change is durable in all of them.
+    Topic(Vec<(PartitionId, TopicRetention)>),
     /// The request failed as a whole.
     Failed(ApiError),
+}
+
+/// Asks for a topic's settings, or changes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Topic name, up to `NAME_BYTES` bytes. A change of one that does not exist makes it.
+    pub topic: Arc<str>,
+    /// How long its events are kept from now on; `None`: as it is.
+    pub retention: Option<TopicRetention>,
 }
 
 /// State of one partition at one moment.

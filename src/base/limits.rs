@@ -130,6 +130,8 @@ pub const OPEN_ENTRY_EVENTS: usize = 65_536;
 pub const OPEN_ENTRY_BYTES: usize = 48 * MIB;
 /// Body of one entry, bytes: the largest message, its structs and its table fit.
 pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB;
+/// Settings of topics gathered for one entry, bytes, names not counted.
+pub const SETTINGS_BYTES: usize = 64 * KIB;
 /// An entry is closed once its body has this many bytes, to bound what a write carries.
 pub const ENTRY_TARGET_BYTES: usize = MIB;
 /// Writes in flight on one partition's log.

@@ -12,3 +12,4 @@ pub mod limits;
 pub mod route;
 pub mod size;
 pub mod time;
+pub mod topic_retention;

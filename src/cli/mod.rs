@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 pub mod args;
 pub mod backup;
+pub mod http;
 pub mod legacy;
 pub mod log;
 pub mod output;
@@ -22,6 +23,7 @@ pub mod restore;
 pub mod serve;
 pub mod settings;
 pub mod subscribe;
+pub mod topic;
 pub mod values;
 pub mod when;
 
@@ -53,6 +55,9 @@ pub enum Command {
     /// Show the state of the partitions
     #[command(after_help = partitions::EXAMPLES)]
     Partitions(partitions::PartitionsArgs),
+    /// Show how long a topic's events are kept, or change it
+    #[command(after_help = topic::EXAMPLES)]
+    Topic(topic::TopicArgs),
     /// Copy a data directory, also while its server runs
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::BackupArgs),
@@ -94,6 +99,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Subscribe(args) => subscribe::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Partitions(args) => partitions::run(&args),
+        Command::Topic(args) => topic::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Log(args) => return ended(log::run(&args)),

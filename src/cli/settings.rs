@@ -356,7 +356,7 @@ fn size_within(
 }
 
 /// A duration in the largest unit that divides it.
-fn shown_ms(ms: u64) -> String {
+pub(super) fn shown_ms(ms: u64) -> String {
     let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
     let unit = units.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))

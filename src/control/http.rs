@@ -1,4 +1,4 @@
-//! HTTP: `/health`, `/health/ready`, `/metrics` and `/backup/cut`.
+//! HTTP: `/health`, `/health/ready`, `/metrics`, `/backup/cut` and `/topics/NAME`.
 //!
 //! Alive means that the process answers; ready, that every shard answers and the node is not
 //! stopping. Nothing here changes anything.
@@ -18,6 +18,7 @@ use super::accept::Entrance;
 use super::backup;
 use super::door::Door;
 use super::metrics::{Metrics, plain_text};
+use super::topics;
 use crate::shard::ShardStats;
 
 /// A shard that does not answer within this is not ready.
@@ -66,6 +67,7 @@ pub fn router<D: Door>(front: Front<D>) -> Router {
         .route("/health/ready", get(ready::<D>))
         .route("/metrics", get(metrics::<D>))
         .route(backup::PATH, get(backup::cut::<D>))
+        .route(topics::PATH, get(topics::get::<D>).put(topics::put::<D>))
         .with_state(front)
 }
 

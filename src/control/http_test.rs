@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::base::api::Reply;
 use crate::base::config::ConnectionLimits;
+use crate::base::limits;
 use crate::control::Doors;
 use crate::control::accept::Protocol;
 use crate::control::door::FakeShard;
@@ -44,6 +45,20 @@ impl Site {
         let mut socket = TcpStream::connect(self.address).await.expect("served");
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
+    async fn put(&self, path: &str, body: &str) -> (String, String) {
+        let mut socket = TcpStream::connect(self.address).await.expect("served");
+        let length = body.len();
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
         );
         socket.write_all(request.as_bytes()).await.expect("sent");
         let mut answer = String::new();
@@ -163,4 +178,59 @@ async fn a_cut_names_every_partition_or_says_why_not() {
     assert!(site.get(PATH, "*/*").await.0.starts_with("HTTP/1.1 503"));
     site.stop.send_replace(true);
     assert!(site.get(PATH, "*/*").await.1.contains("shutting down"));
+}
+
+#[tokio::test]
+async fn a_topic_is_asked_for_and_set() {
+    use crate::base::api::{Request, TopicSpec};
+    use crate::base::error::{ApiError, ErrorCode};
+    use crate::base::ids::PartitionId;
+    use crate::base::topic_retention::TopicRetention;
+
+    let site = site().await;
+    let (head, body) = site.get("/topics/orders", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 503") && body.contains("being recovered"), "{head} {body}");
+    let shards = [FakeShard::new(0, |request| {
+        let Request::Topic(TopicSpec { topic, retention }) = request else { panic!("{request:?}") };
+        let held = |kept| (0..4).map(|p| (PartitionId(p), kept)).collect::<Vec<_>>();
+        match (&*topic, retention) {
+            ("full", _) => Err(ApiError::new(ErrorCode::ResourceExhausted, "no room")),
+            ("torn", _) => {
+                let mut held = held(TopicRetention::Node);
+                held[2].1 = TopicRetention::For(5);
+                Ok(Reply::Topic(held))
+            }
+            (_, retention) => Ok(Reply::Topic(held(retention.unwrap_or(TopicRetention::For(7))))),
+        }
+    })];
+    site.shards_are_there(shards.to_vec());
+    let (head, body) = site.get("/topics/a%2Fb", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(body, "{\"topic\":\"a/b\",\"retention_ms\":7}\n");
+    for (said, answered) in
+        [("90", "90"), ("\"forever\"", "\"forever\""), ("\"default\"", "\"default\"")]
+    {
+        let (head, body) =
+            site.put("/topics/orders", &format!("{{\"retention_ms\":{said}}}")).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head} {body}");
+        assert_eq!(body, format!("{{\"topic\":\"orders\",\"retention_ms\":{answered}}}\n"));
+    }
+    for wrong in
+        ["", "{}", "{\"retention_ms\":0}", "{\"retention_ms\":-1}", "{\"retention_ms\":\"9d\"}"]
+    {
+        let (head, body) = site.put("/topics/orders", wrong).await;
+        assert!(
+            head.starts_with("HTTP/1.1 400") && body.contains("error"),
+            "{wrong}: {head} {body}"
+        );
+    }
+    let (head, body) = site.get("/topics/torn", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 409") && body.contains("set it again"), "{head} {body}");
+    let (head, body) = site.get("/topics/full", "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 429") && body.contains("no room"), "{head} {body}");
+    let long = "x".repeat(limits::NAME_BYTES);
+    let (head, _) = site.get(&format!("/topics/{long}"), "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let (head, body) = site.get(&format!("/topics/{long}x"), "*/*").await;
+    assert!(head.starts_with("HTTP/1.1 400") && body.contains("255 bytes"), "{head} {body}");
 }

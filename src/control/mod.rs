@@ -22,6 +22,7 @@ pub mod door;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+pub mod topics;
 
 use crate::base::config::{ConnectionLimits, NodeConfig};
 use crate::base::limits;

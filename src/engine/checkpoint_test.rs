@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::ids::{GroupNo, PartitionId, Position, TopicNo};
+use crate::base::topic_retention::TopicRetention;
 use crate::engine::log::{
     EntryHeader, EntryKind, GroupState, SparseIndex, StateBuilder, StateHead,
 };
@@ -28,7 +29,7 @@ fn notes() -> Vec<SegmentNotes> {
 
 fn checkpoint() -> Checkpoint {
     let mut state = StateBuilder::new(StateHead::default());
-    state.topic(TopicNo(0), "orders");
+    state.topic(TopicNo(0), "orders", TopicRetention::Node);
     state.group(&GroupState {
         no: GroupNo(0),
         name: "billing",

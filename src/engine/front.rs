@@ -13,6 +13,7 @@ use super::flow::publish::OpenPublish;
 use super::flow::query::OpenStatus;
 use super::flow::replay::ReplayStream;
 use super::flow::subscribe::Subscription;
+use super::flow::topic::OpenTopic;
 use super::mesh::MeshMessage;
 use super::step::Step;
 use crate::base::api::Request;
@@ -28,6 +29,8 @@ pub enum Open {
     Ack(OpenAck),
     /// See `flow::query`.
     Status(OpenStatus),
+    /// See `flow::topic`.
+    Topic(OpenTopic),
 }
 
 /// A stream of a session.
@@ -79,6 +82,7 @@ impl Front {
                 self.close_stream(step, caller);
             }
             Request::Partitions(partition) => self.status(step, from, partition),
+            Request::Topic(spec) => self.topic(step, from, &spec),
         }
     }
 
@@ -91,6 +95,9 @@ impl Front {
             MeshMessage::Acked { request, outcomes } => self.acked(step, request, outcomes),
             MeshMessage::StatusIs { request, partitions } => {
                 self.status_is(step, request, partitions);
+            }
+            MeshMessage::TopicIs { request, partition, result } => {
+                self.topic_is(step, request, partition, result);
             }
             MeshMessage::Joined { subscription, partition, result } => {
                 self.joined(step, subscription, partition, result);

@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 use crate::base::api::{
     AckOutcome, AckSpec, Delivery, EventOutcome, EventSpan, PartitionStatus, ReplayRange, Start,
-    StoredEvent,
+    StoredEvent, TopicSpec,
 };
 use crate::base::error::ApiError;
 use crate::base::ids::{Offset, PartitionId, Position, SubscriptionId};
+use crate::base::topic_retention::TopicRetention;
 
 /// A message between two shards. `request` numbers a slot of the asking shard's table.
 #[derive(Debug)]
@@ -168,6 +169,24 @@ pub enum MeshMessage {
         request: u64,
         /// One, or all that the receiver owns.
         partition: Option<PartitionId>,
+    },
+    /// Ask for a topic's settings in one partition, or change them.
+    Topic {
+        /// Slot of the asker.
+        request: u64,
+        /// Which partition.
+        partition: PartitionId,
+        /// What is asked.
+        spec: TopicSpec,
+    },
+    /// Answers `Topic`.
+    TopicIs {
+        /// Slot of the asker.
+        request: u64,
+        /// Which partition.
+        partition: PartitionId,
+        /// What holds there now, durably.
+        result: Result<TopicRetention, ApiError>,
     },
     /// Answers `Status`.
     StatusIs {

@@ -319,6 +319,9 @@ fn hear(
             let partitions = states.collect();
             step.send(from, M::StatusIs { request, partitions });
         }
+        M::Topic { request, partition, spec } => {
+            own(partitions, partition).topic(step, from, request, &spec);
+        }
         answer => front.hear(step, answer),
     }
 }

@@ -192,6 +192,14 @@ impl Partition {
                     self.apply_group(&group);
                 }
             }
+            Content::Topics(view) => {
+                for (no, name) in view.topics() {
+                    self.topics.define(no, name);
+                }
+                for (no, retention) in view.retention() {
+                    self.topics.retain(no, retention);
+                }
+            }
             Content::State(view) => self.apply_state(header, &view),
         }
         self.applied_end = header.end_offset();

@@ -13,12 +13,13 @@ use ahash::RandomState;
 
 use super::dedup::IdHash;
 use super::delivery::MemberKey;
-use super::log::{GroupsBuilder, PublishBuilder, SettleBuilder};
+use super::log::{GroupsBuilder, PublishBuilder, SettleBuilder, TopicsBuilder};
 use crate::base::api::{AckOutcome, EventOutcome};
 use crate::base::error::ApiError;
 use crate::base::ids::{
     GroupNo, Index, Offset, PartitionId, Position, ShardId, SubscriptionId, TopicNo,
 };
+use crate::base::topic_retention::TopicRetention;
 
 /// Who waits for an entry to be applied.
 #[derive(Debug)]
@@ -42,6 +43,15 @@ pub enum Waiter {
         place: u32,
         /// What to answer.
         outcome: AckOutcome,
+    },
+    /// A topic's settings are being changed.
+    Topic {
+        /// Shard of the asker.
+        shard: ShardId,
+        /// Slot of the asker.
+        request: u64,
+        /// What to answer.
+        retention: TopicRetention,
     },
     /// A member whose group is being created.
     Join {
@@ -108,8 +118,12 @@ pub struct Proposals {
     pub settle_waits: BTreeMap<(GroupNo, Position), Vec<Waiter>>,
     /// Groups to be created by the next entry.
     pub creations: GroupsBuilder,
-    /// Topics that got a number; the next entry of either kind defines them, so that definitions
-    /// lie in the log in order of their numbers.
+    /// Settings of topics gathered for the next entry.
+    pub settings: TopicsBuilder,
+    /// Who waits for them.
+    pub settings_waits: Vec<Waiter>,
+    /// Topics that got a number; the next entry of any of these kinds defines them, so that
+    /// definitions lie in the log in order of their numbers.
     pub new_topics: Vec<(TopicNo, Arc<str>)>,
     /// Members that wait for their group, by its number.
     group_waits: BTreeMap<GroupNo, Vec<Waiter>>,
@@ -138,6 +152,8 @@ impl Proposals {
             settles: SettleBuilder::new(),
             settle_waits: BTreeMap::new(),
             creations: GroupsBuilder::new(),
+            settings: TopicsBuilder::new(),
+            settings_waits: Vec::new(),
             new_topics: Vec::new(),
             group_waits: BTreeMap::new(),
             left: BTreeSet::new(),
@@ -152,7 +168,8 @@ impl Proposals {
 
     /// Nothing is gathered for a next entry.
     pub fn is_idle(&self) -> bool {
-        self.publishes.is_none() && self.settles.is_empty() && self.creations.is_empty()
+        let settles = self.settles.is_empty() && self.settings.is_empty();
+        self.publishes.is_none() && settles && self.creations.is_empty()
     }
 
     /// Nothing is gathered, and nobody waits.
@@ -247,6 +264,7 @@ impl Proposals {
         let old = std::mem::replace(self, Self::new(next_offset));
         let mut waiters: Vec<Waiter> = old.waiters.into_values().flatten().collect();
         waiters.extend(old.publishes.into_iter().flat_map(|open| open.waiters));
+        waiters.extend(old.settings_waits);
         waiters.extend(old.settle_waits.into_values().flatten());
         waiters.extend(old.group_waits.into_values().flatten());
         waiters
@@ -275,6 +293,9 @@ impl Waiter {
                 let result = Err(error.clone());
                 let outcome = AckOutcome { result, committed_offset: outcome.committed_offset };
                 (shard, M::Acked { request, outcomes: vec![(place, outcome)] })
+            }
+            Self::Topic { shard, request, .. } => {
+                (shard, M::TopicIs { request, partition, result: Err(error.clone()) })
             }
             Self::Join { shard, subscription, .. } => {
                 (shard, M::Joined { subscription, partition, result: Err(error.clone()) })

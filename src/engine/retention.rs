@@ -30,7 +30,9 @@ pub struct Retention {
     pub wake_ms: Option<u64>,
     /// Log time at the last look, before the first one the log's last stamp, Unix ms.
     pub seen_ms: u64,
-    /// What is due later is not past its time, Unix ms.
+    /// The moment of the last look: log time, not ahead of the wall, Unix ms.
+    pub now_ms: u64,
+    /// What is due later is not past its time, where its topic does not say, Unix ms.
     pub passed_ms: u64,
     /// Log time has jumped: nothing is removed before this, boot time in ms.
     pub trusted_from_ms: u64,

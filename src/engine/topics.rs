@@ -1,6 +1,6 @@
 //! The topics of one partition: names to numbers, each with its due axis and its groups.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -8,6 +8,7 @@ use ahash::RandomState;
 use super::horizon::OnDisk;
 use super::runs::MemoryIndex;
 use crate::base::ids::{GroupNo, TopicNo};
+use crate::base::topic_retention::TopicRetention;
 
 /// A topic in one partition.
 #[derive(Debug)]
@@ -27,12 +28,14 @@ pub struct Topic {
 pub struct Topics {
     list: Vec<Topic>,
     numbers: HashMap<Arc<str>, TopicNo, RandomState>,
+    /// Of the few that do not leave it to the node.
+    retention: BTreeMap<TopicNo, TopicRetention>,
 }
 
 impl Default for Topics {
     fn default() -> Self {
         let numbers = HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
-        Self { list: Vec::new(), numbers }
+        Self { list: Vec::new(), numbers, retention: BTreeMap::new() }
     }
 }
 
@@ -63,6 +66,28 @@ impl Topics {
     /// As [`Self::get`].
     pub fn get_mut(&mut self, no: TopicNo) -> &mut Topic {
         &mut self.list[no.0 as usize]
+    }
+
+    /// How long the topic's events are kept; one that is not defined yet leaves it to the node.
+    pub fn retention(&self, no: TopicNo) -> TopicRetention {
+        self.retention.get(&no).copied().unwrap_or_default()
+    }
+
+    /// An applied entry says how long a topic's events are kept.
+    ///
+    /// # Panics
+    /// If the topic is not defined.
+    pub fn retain(&mut self, no: TopicNo, retention: TopicRetention) {
+        assert!((no.0 as usize) < self.list.len(), "a setting is one of a topic");
+        match retention {
+            TopicRetention::Node => self.retention.remove(&no),
+            retention => self.retention.insert(no, retention),
+        };
+    }
+
+    /// The topics that do not leave it to the node, with how long they are kept.
+    pub fn retained(&self) -> impl Iterator<Item = (TopicNo, TopicRetention)> {
+        self.retention.iter().map(|(no, retention)| (*no, *retention))
     }
 
     /// How many there are: the next number.

@@ -370,7 +370,7 @@ impl Desk {
             Reply::Subscribed => StreamMessage::Opened,
             Reply::StreamEnd(result) => StreamMessage::End(result),
             Reply::Failed(error) => StreamMessage::End(Err(error)),
-            Reply::Published { .. } | Reply::Acked(_) | Reply::Partitions(_) => {
+            Reply::Published { .. } | Reply::Acked(_) | Reply::Partitions(_) | Reply::Topic(_) => {
                 unreachable!("a stream's session asks for nothing else")
             }
         };

@@ -58,6 +58,7 @@ pub fn put_reply(out: &mut BytesMut, correlation: u64, reply: &Reply, node_id: &
             let list = partition_list(statuses, node_id);
             put_bounded(out, FrameKind::PartitionList, correlation, &list);
         }
+        Reply::Topic(_) => unreachable!("no frame asks for a topic's settings"),
         Reply::Failed(error) => put_error(out, correlation, error),
     }
 }

@@ -102,3 +102,50 @@ fn failures_are_one_sentence() {
     let why = refused(program(&["publish", "--topic", "t", "--addr", &address, "x"]));
     assert!(why.contains("no server listens") && why.contains("chronosdb serve"), "{why}");
 }
+
+#[test]
+fn a_topic_is_kept_as_was_said_over_restarts() {
+    let place = place();
+    let setup = Setup::new(&place.path().join("data"));
+    let topic = |server: &Server, arguments: &[&str]| {
+        let http = server.http.to_string();
+        let output = program(&["topic", "späte Post/1", "--http-addr", &http])
+            .args(arguments)
+            .output()
+            .expect("the program is built");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let server = setup.start();
+    assert!(topic(&server, &[]).contains("as the server says"));
+    let set = topic(&server, &["--retention", "90d"]);
+    assert_eq!(set, "späte Post/1 is kept for 90d beyond its time\n");
+    server.kill();
+    let server = setup.start();
+    let shown: Value = serde_json::from_str(&topic(&server, &["--json"])).expect("JSON");
+    assert_eq!(shown["retention_ms"], 90 * 86_400_000_u64);
+    assert!(topic(&server, &["--retention", "forever"]).contains("for ever"));
+    assert!(topic(&server, &["--retention", "default"]).contains("as the server says"));
+
+    // A shorter one hides at once; what is pending is not past.
+    let native = server.native.to_string();
+    for at in ["2020-01-01T00:00:00Z", "+1h"] {
+        let publish = ["publish", "--topic", "späte Post/1", "--at", at, "--addr", &native, "x"];
+        assert!(program(&publish).output().expect("built").status.success());
+    }
+    let replay = ["replay", "--topic", "späte Post/1", "--json"];
+    assert_eq!(objects(&server, &replay).len(), 1);
+    topic(&server, &["--retention", "1ms"]);
+    until("the event to be hidden", || objects(&server, &replay).is_empty().then_some(()));
+    let pending = objects(&server, &["partitions", "--json"]);
+    assert_eq!(pending.iter().filter_map(|p| p["pending"].as_u64()).sum::<u64>(), 1);
+
+    let http = server.http.to_string();
+    let wrong = program(&["topic", "t", "--retention", "0s"]).output().expect("built");
+    let why = String::from_utf8_lossy(&wrong.stderr);
+    assert!(wrong.status.code() == Some(2) && why.contains("longer than nothing"), "{why}");
+    server.stop();
+    let why = refused(program(&["topic", "t", "--http-addr", &http]));
+    assert!(why.contains("no server listens") && why.contains("--http-addr"), "{why}");
+}

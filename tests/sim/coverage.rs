@@ -59,6 +59,9 @@ pub struct Coverage {
     pub jobs_given_up: u64,
     /// Copies of running partitions that were read.
     pub cuts: u64,
+    /// Answers about topics' settings, and flushes that carry what is near for one.
+    pub settings: u64,
+    pub lasting: u64,
 }
 
 impl Coverage {
@@ -76,7 +79,11 @@ impl Coverage {
     pub fn effect(&mut self, effect: &Effect) {
         match effect {
             Effect::CreateSegment { .. } => self.segments += 1,
-            Effect::StartJob { job: JobSpec::Flush(_), .. } => self.flushes += 1,
+            Effect::StartJob { job: JobSpec::Flush(spec), .. } => {
+                self.flushes += 1;
+                self.lasting += u64::from(!spec.lasting.is_empty());
+            }
+            Effect::Reply { reply: Reply::Topic(_), .. } => self.settings += 1,
             Effect::StartJob { job: JobSpec::Merge(spec), .. } => {
                 self.merges += 1;
                 self.rewrites += u64::from(spec.inputs.len() == 1);
@@ -134,7 +141,7 @@ impl Coverage {
         never.map(|(name, _)| name).collect()
     }
 
-    fn counts(&mut self) -> [(&'static str, &mut u64); 43] {
+    fn counts(&mut self) -> [(&'static str, &mut u64); 45] {
         [
             ("steps", &mut self.steps),
             ("events", &mut self.events),
@@ -179,6 +186,8 @@ impl Coverage {
             ("reserves used", &mut self.reserves_used),
             ("jobs given up", &mut self.jobs_given_up),
             ("cuts", &mut self.cuts),
+            ("settings", &mut self.settings),
+            ("lasting", &mut self.lasting),
         ]
     }
 }

@@ -114,6 +114,7 @@ impl World {
                         Client::Producer(producer) => producer.reply(to.correlation, &reply, cx),
                         Client::Member(member, _) => member.reply(to.correlation, &reply, cx),
                         Client::Reader(reader) => reader.reply(to.correlation, &reply, cx),
+                        Client::Admin(admin) => admin.reply(to.correlation, &reply, cx),
                     });
                 }
             }

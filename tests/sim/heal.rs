@@ -68,8 +68,10 @@ impl World {
         (self.fail_write, self.die_writing) = (false, false);
         self.set_wall(Some(self.clock.wall_max_ms() * 1_000 + 1_000));
         for client in &mut self.clients {
-            if let Client::Member(member, _) = client {
-                member.heal();
+            match client {
+                Client::Member(member, _) => member.heal(),
+                Client::Admin(admin) => admin.heal(),
+                _ => {}
             }
         }
         self.stage = Stage::Resolve;
@@ -127,6 +129,7 @@ impl World {
     fn consumed(&self) -> bool {
         let said = |client: &Client| match client {
             Client::Member(member, _) => member.is_done(),
+            Client::Admin(admin) => admin.is_done(),
             _ => true,
         };
         self.readers_done()

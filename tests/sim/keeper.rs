@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use chronosdb::base::api::{
     AckSpec, Delivery, DeliveryId, EventOutcome, EventSpan, PartitionSet, PublishMessage,
-    ReplayRange, ReplaySpec, Reply, Request, Span, Start, SubscribeSpec, Verdict,
+    ReplayRange, ReplaySpec, Reply, Request, Span, Start, SubscribeSpec, TopicSpec, Verdict,
 };
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::error::ErrorCode;
 use chronosdb::base::ids::{Caller, Index, Offset, PartitionId, SessionId, ShardId};
 use chronosdb::base::time::Now;
+use chronosdb::base::topic_retention::TopicRetention;
 use chronosdb::engine::checkpoint::Found;
 use chronosdb::engine::jobs::Job;
 use chronosdb::engine::log::{Content, Ids};
@@ -218,6 +219,38 @@ impl Keeper {
             offsets.push(self.publish(topic, self.now_ms()));
         }
         offsets
+    }
+
+    /// Asks how long a topic is kept, or says it; what holds then.
+    pub fn topic(&mut self, topic: &str, retention: Option<TopicRetention>) -> TopicRetention {
+        match self.topics(&[(topic, retention)]).remove(0) {
+            Ok(held) => held,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// As [`Self::topic`], many in one turn.
+    pub fn topics(
+        &mut self,
+        asked: &[(&str, Option<TopicRetention>)],
+    ) -> Vec<Result<TopicRetention, ErrorCode>> {
+        let first = self.correlation;
+        for (topic, retention) in asked {
+            let request =
+                Request::Topic(TopicSpec { topic: (*topic).into(), retention: *retention });
+            let correlation = self.correlation;
+            self.correlation += 1;
+            let from = Caller { session: SessionId(correlation), correlation };
+            self.inputs.push_back(Input::Request { from, request });
+        }
+        self.go_on();
+        let answers =
+            (first..self.correlation).map(|correlation| match self.replies.remove(&correlation) {
+                Some(Reply::Topic(held)) => Ok(held[0].1),
+                Some(Reply::Failed(error)) => Err(error.code),
+                other => panic!("{other:?}"),
+            });
+        answers.collect()
     }
 
     /// Opens a member's stream: its correlation id, which is the number of its session, too.

@@ -4,6 +4,7 @@
 //! `scripts/sim.sh SEED` replays one seed and prints its profile and trace. `CHRONOSDB_SIM_SEEDS`
 //! (a count, or FROM..TO) chooses the seeds of the test, `CHRONOSDB_SIM_ECHO=1` prints every line.
 
+mod admin;
 mod client;
 mod clock;
 mod content;
@@ -19,6 +20,8 @@ mod jobs;
 mod keeper;
 #[cfg(test)]
 mod keeping;
+#[cfg(test)]
+mod lasting;
 mod member;
 mod node;
 mod oracle;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use chronosdb::base::api::{
     AckOutcome, AckSpec, EventOutcome, PartitionStatus, PublishMessage, Replayed, Reply, Request,
+    TopicSpec,
 };
 use chronosdb::base::error::{ApiError, ErrorCode};
 use chronosdb::base::ids::{Caller, PartitionId, SessionId, ShardId};
@@ -45,6 +46,8 @@ enum Kind {
     Close,
     /// With the high watermarks known by then.
     Partitions(Option<PartitionId>, Vec<u64>),
+    /// With whether the change was known to hold by then.
+    Topic(TopicSpec, bool),
 }
 
 /// Judge of one run.
@@ -188,7 +191,9 @@ impl Oracle {
                 .filter(|(_, r)| r.schedule_ts > now.wall_ms)
                 .count() as u64;
             let unseen = self.records.unseen(now.wall_ms);
-            let all = !group.takes_all() || !audit.is_whole || audit.applied >= known;
+            // A group that came after some of it was hidden does not take that.
+            let takes_all = group.takes_all() && !self.records.hides(&group.topic);
+            let all = !takes_all || !audit.is_whole || audit.applied >= known;
             hold!(AuditSum, all && audit.applied <= known + unseen, "{known} events, {audit:?}");
             hold!(
                 EverythingSettles,
@@ -229,6 +234,7 @@ impl Oracle {
                 }
                 Kind::Close
             }
+            Request::Topic(spec) => Kind::Topic(spec.clone(), self.records.holds(&spec.topic)),
             Request::Partitions(which) => {
                 let known = |p: &Partition| if p.served { p.high_watermark } else { 0 };
                 let known = self.records.partitions.iter().map(known);
@@ -303,13 +309,16 @@ impl Oracle {
             (Kind::Partitions(which, known), Reply::Partitions(list)) => {
                 self.status(*which, known, list, now);
             }
+            (Kind::Topic(spec, held), Reply::Topic(list)) => {
+                self.records.topic_is(spec, *held, list, now);
+            }
             (Kind::Subscribe, Reply::StreamEnd(_) | Reply::Failed(_)) => {
                 self.groups.ended(key, now);
             }
             (Kind::Close, Reply::StreamEnd(_) | Reply::Failed(_)) => {}
             (Kind::Replay(_), Reply::StreamEnd(Ok(()))) => self.replay_finished(open),
             (
-                Kind::Ack(_) | Kind::Partitions(..) | Kind::Replay(_),
+                Kind::Ack(_) | Kind::Partitions(..) | Kind::Topic(..) | Kind::Replay(_),
                 Reply::Failed(error) | Reply::StreamEnd(Err(error)),
             ) => self.failed(key, error),
             _ => hold!(OneReply, false, "{key:?}: not an answer to it: {reply:?}"),

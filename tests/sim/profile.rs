@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chronosdb::base::api::Start;
 use chronosdb::base::config::{EngineConfig, FsyncMode};
 use chronosdb::base::ids::Offset;
+use chronosdb::base::topic_retention::TopicRetention;
 
 use super::groups::Facts;
 use super::rng::{Rng, Salt, mix};
@@ -40,6 +41,8 @@ pub struct Profile {
     pub events: u64,
     pub batch_max: u64,
     pub payload_max: u64,
+    /// How long topics are kept, where it is not as the node says.
+    pub retention: Vec<(Arc<str>, TopicRetention)>,
     pub readers: u64,
     /// Shards of every process; the first is `engine.shards`.
     pub shards: Vec<u16>,
@@ -128,6 +131,7 @@ impl Profile {
         let bounded_disk = rng_of_space.percent(25);
         let disk_reserve_bytes = *rng_of_space.pick(&[64 << 10, 256 << 10]);
         let engine = if rot { engine } else { keeping(seed, &engine) };
+        let retention = if rot { Vec::new() } else { of_topics(seed, &topics) };
         Self {
             engine: EngineConfig { shards: shards[0], segment_bytes, disk_reserve_bytes, ..engine },
             bounded_disk,
@@ -148,6 +152,7 @@ impl Profile {
             // A batch that is larger than half a segment is refused for good.
             batch_max: (20_000 / payload_max).min(*rng.pick(&[1, 4, 12, 40])),
             payload_max,
+            retention,
             readers: rng.between(0, 2),
             topics,
             groups,
@@ -229,6 +234,26 @@ fn keeping(seed: u64, engine: &EngineConfig) -> EngineConfig {
         jump_pause_ms: *rng.pick(&[0, 100]),
         ..engine.clone()
     }
+}
+
+/// How long each topic is kept, where it is not as the node says. Drawn apart, too.
+fn of_topics(seed: u64, topics: &[Arc<str>]) -> Vec<(Arc<str>, TopicRetention)> {
+    let rng = &mut Rng::new(seed, Salt::Topics);
+    let mut drawn = Vec::new();
+    if !rng.percent(40) {
+        return drawn;
+    }
+    for topic in topics.iter().filter(|_| rng.percent(40)).collect::<Vec<_>>() {
+        let retention = *rng.pick(&[
+            TopicRetention::For(1),
+            TopicRetention::For(100),
+            TopicRetention::For(1_000),
+            TopicRetention::For(10_000),
+            TopicRetention::Forever,
+        ]);
+        drawn.push((topic.clone(), retention));
+    }
+    drawn
 }
 
 fn group(rng: &mut Rng, number: u64, topics: &[Arc<str>], partitions: u16) -> GroupPlan {

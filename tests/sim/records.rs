@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chronosdb::base::api::{Placed, StoredEvent};
+use chronosdb::base::api::{Placed, StoredEvent, TopicSpec};
 use chronosdb::base::error::{ApiError, ErrorCode};
 use chronosdb::base::ids::PartitionId;
+use chronosdb::base::topic_retention::TopicRetention;
 
 use super::content::{Content, When, number_of};
 use super::rule::{Rule, broken};
@@ -60,6 +61,13 @@ pub struct Partition {
     pub served: bool,
 }
 
+/// How long a topic is kept.
+struct Planned {
+    retention: TopicRetention,
+    /// Since when all partitions are known to do so.
+    since_us: Option<u64>,
+}
+
 /// What is known of a message id in its partition and topic.
 #[derive(Default)]
 struct Known {
@@ -82,6 +90,8 @@ pub struct Records {
     exact_dedup: bool,
     /// How long events are kept behind their due time; `None`: for ever.
     pub retention_ms: Option<u64>,
+    /// How long topics are kept, where it is not like that.
+    topics: BTreeMap<Arc<str>, Planned>,
     /// The highest the wall has ever read.
     pub highest_ms: u64,
 }
@@ -96,6 +106,7 @@ impl Records {
             ids: BTreeMap::new(),
             exact_dedup,
             retention_ms: None,
+            topics: BTreeMap::new(),
             highest_ms: 0,
         }
     }
@@ -103,13 +114,68 @@ impl Records {
     /// Retention may have let go of the event while the wall read no more than this.
     pub fn may_be_gone(&self, record: &Record, wall_ms: u64) -> bool {
         let due = record.schedule_ts.max(record.append_ts.unwrap_or(0));
-        self.retention_ms.is_some_and(|kept| due.saturating_add(kept) <= wall_ms)
+        self.kept_ms(record).is_some_and(|kept| due.saturating_add(kept) <= wall_ms)
+    }
+
+    /// How long the event is kept for sure behind its due time, ms; `None`: for ever.
+    fn kept_ms(&self, record: &Record) -> Option<u64> {
+        let Some(planned) = self.topics.get(&record.topic) else { return self.retention_ms };
+        let own = match planned.retention {
+            TopicRetention::For(ms) => Some(ms),
+            _ => None,
+        };
+        // What was published before may have been let go of, or be hidden since.
+        let is_new = planned.since_us.is_some_and(|since| self.given_us(record) > since);
+        if is_new { own } else { own.into_iter().chain(self.retention_ms).min() }
+    }
+
+    /// Topics are going to be kept this long.
+    pub fn plan(&mut self, plan: &[(Arc<str>, TopicRetention)]) {
+        for (topic, retention) in plan {
+            let planned = Planned { retention: *retention, since_us: None };
+            self.topics.insert(topic.clone(), planned);
+        }
+    }
+
+    /// Whether some of the topic may be hidden though it is there.
+    pub fn hides(&self, topic: &str) -> bool {
+        let planned = self.topics.get(topic);
+        planned.is_some_and(|p| matches!(p.retention, TopicRetention::For(_)))
+    }
+
+    /// Whether the topic's setting has been answered for.
+    pub fn holds(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(|planned| planned.since_us.is_some())
+    }
+
+    /// What holds for a topic was answered; `held` was known when it was asked.
+    pub fn topic_is(
+        &mut self,
+        spec: &TopicSpec,
+        held: bool,
+        list: &[(PartitionId, TopicRetention)],
+        now: Moment,
+    ) {
+        let planned = self.topics.get_mut(&spec.topic).expect("only planned ones are asked for");
+        let all: Vec<u16> = list.iter().map(|(partition, _)| partition.0).collect();
+        let every: Vec<u16> = (0..self.partitions.len() as u16).collect();
+        hold!(SettingKept, all == every, "{spec:?}: answered for {all:?}");
+        for (partition, kept) in list {
+            let set = *kept == planned.retention;
+            let right = set || !held && spec.retention.is_none() && *kept == TopicRetention::Node;
+            hold!(SettingKept, right, "{spec:?}: partition {partition} keeps it {kept}");
+        }
+        if spec.retention.is_some() {
+            planned.since_us.get_or_insert(now.time_us);
+        }
     }
 
     /// Its segment may be gone: no replay by offsets finds it.
     pub fn may_have_left(&self, record: &Record, wall_ms: u64) -> bool {
         let written = record.append_ts.unwrap_or(0);
-        self.retention_ms.is_some_and(|kept| written.saturating_add(kept) <= wall_ms)
+        // A topic that is kept for longer is carried: no replay by offsets finds that.
+        let hidden = self.may_be_gone(record, wall_ms);
+        hidden || self.retention_ms.is_some_and(|kept| written.saturating_add(kept) <= wall_ms)
     }
 
     /// A new content; its number is its place.
@@ -299,7 +365,8 @@ impl Records {
     /// Offsets are dense at the end: every one below the high watermark is known or not yet due.
     pub fn dense(&self, wall_ms: u64, unknown: u64) {
         // What retention took before anyone saw it is not known.
-        let unknown = if self.retention_ms.is_some() { u64::MAX } else { unknown };
+        let goes = self.retention_ms.is_some() || !self.topics.is_empty();
+        let unknown = if goes { u64::MAX } else { unknown };
         for (number, p) in self.partitions.iter().enumerate().filter(|(_, p)| !p.rotten) {
             let highest = p.records.keys().next_back().map_or(0, |offset| offset + 1);
             hold!(

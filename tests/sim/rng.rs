@@ -17,6 +17,7 @@ pub enum Salt {
     Ids = 9,
     Space = 10,
     Retention = 11,
+    Topics = 12,
 }
 
 /// One stream of numbers.

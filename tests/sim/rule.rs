@@ -42,6 +42,8 @@ pub enum Rule {
     StreamKept,
     /// A replay has exactly the committed due events of its range, in order.
     ReplayExact,
+    /// A topic is kept as was answered once, in every partition.
+    SettingKept,
     /// Every request gets one final reply, nothing follows it, and none is forgotten.
     OneReply,
     /// A refusal has a reason that the request or the weather explains.

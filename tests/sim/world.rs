@@ -11,6 +11,7 @@ use chronosdb::base::api::Delivery;
 use chronosdb::base::ids::{PartitionId, RunNo, SessionId, ShardId, SubscriptionId};
 use chronosdb::engine::Input;
 
+use super::admin::Admin;
 use super::client::{Command, Context, Session};
 use super::clock::{Clock, NOTICED_US};
 use super::coverage::Coverage;
@@ -81,6 +82,7 @@ pub enum Client {
     Producer(Producer),
     Member(Member, u64),
     Reader(Reader),
+    Admin(Admin),
 }
 
 #[allow(clippy::struct_excessive_bools)] // what may be going on at once is independent
@@ -131,6 +133,7 @@ impl World {
         let facts = profile.facts();
         let mut oracle = Oracle::new(facts, profile.exact_dedup);
         oracle.records.retention_ms = profile.retention_ms();
+        oracle.records.plan(&profile.retention);
         for plan in &profile.groups {
             if oracle.groups.find(&plan.name, &plan.topic).is_none() {
                 oracle.groups.add(plan.name.clone(), plan.topic.clone(), plan.start);
@@ -286,6 +289,7 @@ impl World {
                 Client::Producer(producer) => producer.disconnected(),
                 Client::Member(member, _) => member.disconnected(),
                 Client::Reader(reader) => reader.disconnected(),
+                Client::Admin(admin) => admin.disconnected(),
             }
         }
     }
@@ -420,6 +424,7 @@ impl Client {
             Self::Producer(producer) => producer.wake(cx),
             Self::Member(member, _) => member.wake(cx),
             Self::Reader(reader) => reader.wake(cx),
+            Self::Admin(admin) => admin.wake(cx),
         }
     }
 }
@@ -435,5 +440,7 @@ fn clients(profile: &Profile) -> Vec<Client> {
     // One reader more than the load has: it reads everything at the end.
     let readers = (0..=profile.readers)
         .map(|_| Client::Reader(Reader::new(&profile.topics, profile.engine.partitions)));
-    producers.chain(members).chain(readers).collect()
+    let plan = &profile.retention;
+    let admin = (!plan.is_empty()).then(|| Client::Admin(Admin::new(plan)));
+    producers.chain(members).chain(admin).chain(readers).collect()
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::base::ids::{GroupNo, Position, TopicNo};
+use crate::base::topic_retention::TopicRetention;
 use crate::cli::output::printable;
 use crate::cli::when::rfc3339;
 use crate::engine::log::segment::file_name;
@@ -36,6 +37,7 @@ impl Names {
                 let groups = view.groups().map(|group| (group.no, group.name.to_owned()));
                 self.groups.extend(groups);
             }
+            Content::Topics(view) => self.topics(view.topics()),
             Content::State(view) => {
                 self.topics(view.topics());
                 let groups = view.groups().map(|group| (group.no, group.name.to_owned()));
@@ -67,6 +69,7 @@ fn kind(entry: &Scanned) -> &'static str {
         (_, Content::Publish(_)) => "publish",
         (_, Content::Settle(_)) => "settle",
         (_, Content::Groups(_)) => "groups",
+        (_, Content::Topics(_)) => "topics",
         (_, Content::State(_)) => "state",
     }
 }
@@ -101,6 +104,10 @@ pub fn entry_text(entry: &Scanned, names: &Names) -> String {
             settlements(&view).map(|settled| settlement_line(&settled, names)).collect()
         }
         Content::Groups(view) => group_lines(&view, names),
+        Content::Topics(view) => {
+            let topics = view.topics().map(defined);
+            topics.chain(view.retention().map(|row| retention_line(row, names))).collect()
+        }
         Content::State(view) => state_lines(&view, names),
     };
     for line in lines {
@@ -109,8 +116,16 @@ pub fn entry_text(entry: &Scanned, names: &Names) -> String {
     text
 }
 
+fn defined((no, name): (TopicNo, &str)) -> String {
+    format!("topic {no} is {}", printable(name))
+}
+
+fn retention_line((no, retention): (TopicNo, TopicRetention), names: &Names) -> String {
+    format!("{} is kept: {retention}", names.topic(no))
+}
+
 fn event_lines(entry: &Scanned, view: &PublishView<'_>, names: &Names) -> Vec<String> {
-    let topics = view.topics().map(|(no, name)| format!("topic {no} is {}", printable(name)));
+    let topics = view.topics().map(defined);
     let events = view.records().zip(entry.header.base_offset.0..).map(|(record, offset)| {
         let id = String::from_utf8_lossy(record.message_id.of(entry.body.bytes()));
         let again = if record.allow_duplicate { "  duplicate allowed" } else { "" };
@@ -164,7 +179,7 @@ fn reason_word(reason: DeadReason) -> &'static str {
 }
 
 fn group_lines(view: &GroupsView<'_>, names: &Names) -> Vec<String> {
-    let topics = view.topics().map(|(no, name)| format!("topic {no} is {}", printable(name)));
+    let topics = view.topics().map(defined);
     let groups = view.groups().map(|group| {
         format!(
             "group {} is {} of {}, from offset {} and due {} on",
@@ -188,7 +203,8 @@ fn state_lines(view: &StateView<'_>, names: &Names) -> Vec<String> {
         head.dedup_ttl_ms,
         head.truncated_index.next(),
     )];
-    lines.extend(view.topics().map(|(no, name)| format!("topic {no} is {}", printable(name))));
+    lines.extend(view.topics().map(defined));
+    lines.extend(view.retention().map(|row| retention_line(row, names)));
     lines.extend(view.groups().map(|group| {
         format!(
             "group {} is {} of {}, settled up to {}",
@@ -259,6 +275,10 @@ pub fn entry_object(entry: &Scanned, names: &Names) -> Value {
             });
             put("groups", rows.collect());
         }
+        Content::Topics(view) => {
+            put("topics", view.topics().map(topic_object).collect());
+            put("retention", view.retention().map(retention_object).collect());
+        }
         Content::State(view) => object["state"] = state_object(&view),
     }
     object
@@ -266,6 +286,11 @@ pub fn entry_object(entry: &Scanned, names: &Names) -> Value {
 
 fn topic_object((no, name): (TopicNo, &str)) -> Value {
     json!({ "no": no.0, "name": name })
+}
+
+/// 0: as the node says; 2^64 - 1: for ever.
+fn retention_object((no, retention): (TopicNo, TopicRetention)) -> Value {
+    json!({ "topic_no": no.0, "retention_ms": retention.number() })
 }
 
 fn event_objects(entry: &Scanned, view: &PublishView<'_>, names: &Names) -> Vec<Value> {
@@ -316,6 +341,7 @@ fn row(group: GroupNo, at: Position) -> Value {
 
 fn state_object(view: &StateView<'_>) -> Value {
     let head = view.head();
+    let retention = view.retention().map(retention_object);
     let groups = view.groups().map(|group| {
         json!({
             "no": group.no.0, "name": group.name, "topic_no": group.topic.0,
@@ -344,6 +370,7 @@ fn state_object(view: &StateView<'_>) -> Value {
         "truncated_index": head.truncated_index.0,
         "truncated_term": head.truncated_term.0,
         "topics": view.topics().map(topic_object).collect::<Vec<_>>(),
+        "retention": retention.collect::<Vec<_>>(),
         "groups": groups.collect::<Vec<_>>(),
         "settled": settled.collect::<Vec<_>>(),
         "unsettled": unsettled.collect::<Vec<_>>(),

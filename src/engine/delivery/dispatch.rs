@@ -16,7 +16,7 @@ use ahash::RandomState;
 
 use super::cursor::Cursor;
 use super::lease::{Lease, Member, MemberKey};
-use crate::base::ids::{Offset, Position};
+use crate::base::ids::Position;
 
 /// Beyond this many settled events ahead of the frontier, it is worth passing a straggler.
 const SETTLED_SOFT: usize = 256;
@@ -281,6 +281,7 @@ impl<H: Copy> Dispatch<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::Offset;
 
     fn at(due: u64) -> Position {
         Position::new(due, Offset(due))

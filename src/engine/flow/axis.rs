@@ -176,7 +176,11 @@ impl Partition {
                 }
                 RunKind::Carried if key.position <= edge => {
                     // The log may have it as well, where all checkpoints were lost.
-                    topic.axis.insert_loaded(key.position);
+                    if event.schedule_ts == key.position.due || gone(key.position.offset) {
+                        topic.axis.insert_loaded(key.position);
+                    } else if topic.axis.at(key.position).is_none() {
+                        topic.axis.insert(key.position, event.schedule_ts);
+                    }
                     topic.disk.count -= 1;
                     self.horizon.on_disk -= 1;
                 }

@@ -179,6 +179,9 @@ impl Partition {
                 unreachable!("a checkpoint has state bodies only");
             };
             view.topics().for_each(|(no, name)| self.topics.define(no, name));
+            // Known bad: what a topic was set to does not outlive the process.
+            let settings = view.retention().filter(|_| !cfg!(bug_forget_settings_at_restart));
+            settings.for_each(|(no, retention)| self.topics.retain(no, retention));
             for group in view.groups() {
                 let (min_offset, min_due) = (group.min_offset, group.min_due);
                 let (no, name, topic) = (group.no, group.name, group.topic);

@@ -58,7 +58,7 @@ impl Partition {
         self.roll_on(step);
     }
 
-    /// Makes entries of what is gathered: groups, publishes, settlements, in this order.
+    /// Makes entries of what is gathered: groups, settings, publishes, settlements, in this order.
     pub(in crate::engine) fn seal(&mut self, step: &mut Step<'_>) {
         if !self.replica.is_leader() || self.roll != Roll::None {
             return;
@@ -71,12 +71,12 @@ impl Partition {
             for (no, name) in std::mem::take(&mut self.proposals.new_topics) {
                 self.proposals.creations.define_topic(no, &name);
             }
-            let open = self.proposals.publishes.as_ref();
-            let stamp = open.map(|open| (open.append_ts, open.base_offset));
-            let (append_ts, base) =
-                stamp.unwrap_or_else(|| (self.clock.stamp(step.now), self.sealed_end));
+            let (base, append_ts) = self.stamp_beside_publishes(step);
             let body = self.proposals.creations.finish();
             self.propose(EntryKind::Normal, base, append_ts, body);
+        }
+        if !self.seal_settings(step) {
+            return;
         }
         if let Some(open) = &self.proposals.publishes {
             let new_topics: usize = self.proposals.new_topics.iter().map(|t| t.1.len() + 16).sum();
@@ -108,8 +108,15 @@ impl Partition {
         }
     }
 
+    /// Base offset and stamp of an entry of no events: that of the publishes that gather already.
+    pub(super) fn stamp_beside_publishes(&mut self, step: &Step<'_>) -> (Offset, u64) {
+        let open = self.proposals.publishes.as_ref();
+        let stamp = open.map(|open| (open.base_offset, open.append_ts));
+        stamp.unwrap_or_else(|| (self.sealed_end, self.clock.stamp(step.now)))
+    }
+
     /// Whether an entry with a body of this size may go into the segment; if not, a roll begins.
-    fn fits(&mut self, body_bytes: usize) -> bool {
+    pub(super) fn fits(&mut self, body_bytes: usize) -> bool {
         let tail = self.tail.as_ref().expect("a leader has a tail");
         if tail.fits(entry_len(body_bytes) + TERM_ROOM) {
             return true;
@@ -297,7 +304,7 @@ impl Partition {
                     }
                 }
             }
-            Content::NoOp | Content::Settle(_) | Content::State(_) => {}
+            Content::NoOp | Content::Settle(_) | Content::Topics(_) | Content::State(_) => {}
         }
     }
 
@@ -325,6 +332,10 @@ impl Partition {
                     return;
                 }
                 step.send(shard, MeshMessage::Acked { request, outcomes: vec![(place, outcome)] });
+            }
+            Waiter::Topic { shard, request, retention } => {
+                let (partition, result) = (self.id, Ok(retention));
+                step.send(shard, MeshMessage::TopicIs { request, partition, result });
             }
             Waiter::Join { shard, subscription, group, member } => {
                 let key = super::fire::member_key(shard, subscription);

@@ -169,7 +169,10 @@ impl Partition {
                 return self.joined(step, join.key, Err(error));
             }
             let no = GroupNo(next as u32);
-            let (min_offset, min_due) = (join.filter.min_offset, join.filter.min_due);
+            let min_offset = join.filter.min_offset;
+            // What is hidden stays so for a group that comes later.
+            let hidden = self.hidden_before(step, topic);
+            let min_due = join.filter.min_due.max(hidden);
             let name = &*join.group;
             let group = NewGroup { no, name, topic, min_offset, min_due, ordered: false };
             self.proposals.creations.push(&group);

@@ -89,7 +89,10 @@ impl Partition {
         let index = RunNo(run.0 + 1);
         self.horizon.last_run = index;
         let ids = self.ids;
-        let spec = FlushSpec { ids, start, segments, offsets: offsets.clone(), far, run, index };
+        let (lasting, now) = (self.outliving(step).collect(), step.now.wall_ms());
+        let offsets_of = offsets.clone();
+        let spec =
+            FlushSpec { ids, start, segments, offsets: offsets_of, far, lasting, now, run, index };
         let all = offsets.end == self.applied_end;
         let bytes = self.horizon.unflushed_bytes;
         self.horizon.flushing_bytes = if all { bytes } else { bytes.min(part) };
@@ -205,6 +208,9 @@ impl Partition {
             } else if disk.next_due == u64::MAX {
                 disk.loaded_to = end_of(far).max(disk.floor);
                 disk.mark = disk.mark.min(disk.loaded_to);
+            } else if disk.next_due > far {
+                // What the run has up to there is in memory as well.
+                disk.loaded_to = disk.loaded_to.max(end_of(far));
             }
             let (topic, at) = (slice.topic, end_of(far));
             let offsets = offsets.clone();

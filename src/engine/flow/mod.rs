@@ -28,4 +28,5 @@ pub mod retention;
 pub mod roll;
 pub mod settle;
 pub mod subscribe;
+pub mod topic;
 pub mod trim;

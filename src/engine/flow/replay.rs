@@ -379,7 +379,9 @@ impl Partition {
         let Some(topic) = self.topics.number(&page.topic) else { return found };
         let Topic { axis, .. } = self.topics.get(topic);
         let wall = step.now.wall_ms();
+        let hidden = self.hidden_before(step, topic);
         // `from` is the first position wanted, the axis is read behind one.
+        let from = from.max(Position::new(hidden, Offset(0)));
         let behind = from.before();
         // What is in runs only, its time to come, is due at its schedule_ts.
         let past = self.page_at(topic, page.past.as_ref(), behind);
@@ -430,7 +432,7 @@ impl Partition {
     fn page_by_offset(&self, step: &Step<'_>, page: &Page, from: Offset) -> Found {
         let mut found = Found { events: Vec::new(), next: None, missing: None };
         let Some(topic) = self.topics.number(&page.topic) else { return found };
-        let wall = step.now.wall_ms();
+        let (wall, hidden) = (step.now.wall_ms(), self.hidden_before(step, topic));
         let (mut bytes, mut looked) = (0, 0);
         let mut offset = from.max(self.retention.log_start);
         while offset < self.applied_end {
@@ -447,7 +449,7 @@ impl Partition {
             looked += 1;
             if Self::topic_at(cached, offset) == topic {
                 let stored = self.fetch_logged(topic, offset).expect("it is in the cache");
-                if stored.schedule_ts <= wall {
+                if stored.schedule_ts <= wall && stored.position().due >= hidden {
                     bytes += stored.size();
                     found.events.push(stored);
                 }

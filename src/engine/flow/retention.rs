@@ -35,7 +35,8 @@ impl Partition {
     /// Looks for what can go, once in a while.
     pub(super) fn retention_on(&mut self, step: &mut Step<'_>) {
         let config = step.config;
-        let wanted = config.retention_ms > 0 || config.retention_bytes > 0;
+        let by_topic = self.topics.retained().next().is_some();
+        let wanted = config.retention_ms > 0 || config.retention_bytes > 0 || by_topic;
         let now_ms = step.now.boot_ms();
         if !wanted || !self.is_calm() || now_ms < self.retention.next_check_ms {
             return;
@@ -57,9 +58,9 @@ impl Partition {
         let age = if config.retention_ms == 0 { u64::MAX } else { config.retention_ms };
         let aged = now.saturating_sub(age);
         let passed = if is_over { now.saturating_sub(1) } else { aged };
-        self.retention.passed_ms = passed;
+        (self.retention.now_ms, self.retention.passed_ms) = (now, passed);
         self.forget_dead_letters(config, now);
-        let removed = self.remove_oldest_segment(step, passed, log_now);
+        let removed = self.remove_oldest_segment(step, is_over, log_now);
         let limit = config.retention_bytes.saturating_add(config.segment_bytes);
         self.retention.is_full = is_over && !removed && self.sparse.bytes() > limit;
         self.retire_carried(step);
@@ -95,7 +96,8 @@ impl Partition {
     }
 
     /// Removes the oldest segment, if nobody needs it. True if it will go.
-    fn remove_oldest_segment(&mut self, step: &mut Step<'_>, passed: u64, log_now: u64) -> bool {
+    fn remove_oldest_segment(&mut self, step: &mut Step<'_>, is_over: bool, log_now: u64) -> bool {
+        let passed = self.retention.passed_ms;
         let Some((oldest, _)) = self.segments.first().copied() else { return false };
         let Some(next) = self.sparse.next_segment(oldest).map(|spot| spot.place.segment) else {
             return false;
@@ -108,7 +110,8 @@ impl Partition {
         let in_runs = end <= self.horizon.on_runs && end <= self.dedup.runs().end();
         let kept = &self.checkpoints.kept;
         let behind = !kept.is_empty() && kept.iter().all(|kept| kept.resume >= next);
-        if last >= passed || !in_runs {
+        // By size the oldest goes, whoever would like to keep it.
+        if last >= passed || !in_runs || !is_over && self.is_outlived(step, end) {
             return false;
         }
         if !behind {
@@ -137,6 +140,17 @@ impl Partition {
         let state = HardState { cut_from: Index(0), ..self.replica.hard_state() };
         step.effects.push(Effect::SaveHardState { partition: self.id, state });
         true
+    }
+
+    /// Whether the log before `end` has events that no run carries and that their topic wants to be
+    /// kept for longer than the node does: they were flushed before it said so.
+    fn is_outlived(&self, step: &Step<'_>, end: Offset) -> bool {
+        let indexes = self.horizon.indexes.iter().filter(|run| run.head().first_offset < end);
+        let kept = |no: TopicNo, run: &Arc<Directory>| {
+            run.topic(no).is_some_and(|slice| slice.last.due >= self.passed_of(no))
+        };
+        let mut topics = self.outliving(step);
+        topics.any(|no| indexes.clone().any(|run| kept(no, run)))
     }
 
     /// Whether a group still has to see something of the log before `end` that no run carries: it
@@ -189,7 +203,7 @@ impl Partition {
     /// Up to where nobody needs a topic's events any more that carried runs have.
     pub(super) fn dead_edge(&self, step: &Step<'_>, no: TopicNo) -> Position {
         let log_now = self.retention.seen_ms;
-        let mut edge = end_of(self.retention.passed_ms.min(self.retention.trimmed.0));
+        let mut edge = end_of(self.passed_of(no).min(self.retention.trimmed.0));
         for no in &self.topics.get(no).groups {
             let group = &self.groups[no.0 as usize];
             if is_abandoned(step.config, group, log_now) {
@@ -207,7 +221,8 @@ impl Partition {
 
     /// Removes carried runs that nobody needs, and has those written anew of which a third is not.
     fn retire_carried(&mut self, step: &mut Step<'_>) {
-        let passed = self.retention.passed_ms;
+        let sooner = self.topics.retained().map(|(no, _)| self.passed_of(no)).max();
+        let passed = self.retention.passed_ms.max(sooner.unwrap_or(0));
         let busy = self.horizon.job.is_some() || self.horizon.runs.is_empty();
         if busy || !self.horizon.runs.iter().any(|run| dues_before(run, passed)) {
             return;

@@ -115,7 +115,7 @@ impl Partition {
             truncated_term,
         });
         for (no, topic) in self.topics.iter() {
-            state.topic(no, &topic.name);
+            state.topic(no, &topic.name, self.topics.retention(no));
         }
         for group in &self.groups {
             state.group(&GroupState {
@@ -169,6 +169,9 @@ impl Partition {
         assert_eq!(head.truncated_index, Index(0), "logs are whole in this version: {header:?}");
         for (no, name) in view.topics() {
             assert_eq!(*self.topics.get(no).name, *name, "state and log agree on topics");
+        }
+        for (no, retention) in view.retention() {
+            assert_eq!(self.topics.retention(no), retention, "and on how long they are kept");
         }
         for state in view.groups() {
             let group = &self.groups[state.no.0 as usize];

@@ -6,14 +6,14 @@
 //! range and the keys of the rest: at most as many bytes as the log had of them, the configured
 //! flush size and what came while the job waited.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{JobOutcome, JobStep};
-use crate::base::ids::{Index, Offset, Position, RunNo};
+use crate::base::ids::{Index, Offset, Position, RunNo, TopicNo};
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::log::{Body, Content, EntryHeader, Ids, Parsed, Reader, Spot};
 use crate::engine::runs::{RunHead, RunIds, RunKey, RunKind, RunRecord, RunWriter};
@@ -36,6 +36,11 @@ pub struct FlushSpec {
     pub offsets: Range<Offset>,
     /// Those due later than this, Unix ms, and at their `schedule_ts`, are carried.
     pub far: u64,
+    /// Of these topics what is due up to `now` is carried as well, since the log goes before it,
+    /// and what is due at its `schedule_ts`.
+    pub lasting: BTreeSet<TopicNo>,
+    /// When the flush began, by the wall clock, Unix ms.
+    pub now: u64,
     /// The carried run to be made.
     pub run: RunNo,
     /// The due index to be made.
@@ -45,9 +50,11 @@ pub struct FlushSpec {
 impl FlushSpec {
     /// Whether a record goes into the carried run.
     #[must_use]
-    pub fn takes(&self, position: Position, schedule_ts: u64) -> bool {
-        let far = position.due > self.far && schedule_ts == position.due;
-        far && self.offsets.contains(&position.offset)
+    pub fn takes(&self, topic: TopicNo, position: Position, schedule_ts: u64) -> bool {
+        let exact = schedule_ts == position.due;
+        let lasts = (exact || position.due <= self.now) && self.lasting.contains(&topic);
+        let carried = exact && position.due > self.far || lasts;
+        carried && self.offsets.contains(&position.offset)
     }
 }
 
@@ -164,20 +171,29 @@ impl Flush {
             let offset = header.base_offset.plus(u64::from(slot));
             let position = Position::new(record.schedule_ts.max(header.append_ts), offset);
             let key = RunKey::new(record.topic, position);
-            let known = if self.spec.takes(position, record.schedule_ts) {
+            if !self.spec.offsets.contains(&offset) {
+                continue;
+            }
+            if position.due <= self.spec.far || record.schedule_ts != position.due {
+                // It is in memory until it is past, carried or not.
+                self.stays_until(position.due);
+            }
+            let known = if self.spec.takes(record.topic, position, record.schedule_ts) {
                 let far = Far { header: *header, body: body.clone(), slot };
                 self.far.insert(key, far).is_some()
-            } else if self.spec.offsets.contains(&offset) {
-                let segment = self.spec.segments[self.at].0;
-                match self.outcome.near.last_mut().filter(|(last, _)| *last == segment) {
-                    Some((_, due)) => *due = position.due.max(*due),
-                    None => self.outcome.near.push((segment, position.due)),
-                }
-                self.near.insert(key, record.schedule_ts).is_some()
             } else {
-                false
+                self.near.insert(key, record.schedule_ts).is_some()
             };
             assert!(!known, "an offset is read once");
+        }
+    }
+
+    /// The segment that is read has an event that is due then, Unix ms, and stays in memory.
+    fn stays_until(&mut self, due: u64) {
+        let segment = self.spec.segments[self.at].0;
+        match self.outcome.near.last_mut().filter(|(last, _)| *last == segment) {
+            Some((_, last)) => *last = due.max(*last),
+            None => self.outcome.near.push((segment, due)),
         }
     }
 

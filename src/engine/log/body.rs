@@ -15,6 +15,7 @@ use super::batch::{self, PublishView};
 use super::generated::record as fb;
 use super::settle::{self, GroupsView, SettleView};
 use super::state::{self, StateView};
+use super::topics::{self, TopicsView};
 use crate::base::api::Span;
 use crate::base::ids::TopicNo;
 use crate::base::limits::ENTRY_BODY_BYTES;
@@ -35,6 +36,7 @@ enum Layout {
     Settle(settle::SettleLayout),
     Groups(settle::GroupsLayout),
     State(state::Layout),
+    Topics(topics::Layout),
 }
 
 /// What a body holds.
@@ -50,6 +52,8 @@ pub enum Content<'a> {
     Groups(GroupsView<'a>),
     /// A part of a snapshot of the applied state.
     State(StateView<'a>),
+    /// Settings of topics.
+    Topics(TopicsView<'a>),
 }
 
 /// Why bytes are no body.
@@ -146,6 +150,7 @@ impl Body {
             Layout::Settle(layout) => Content::Settle(SettleView::new(&self.bytes, layout)),
             Layout::Groups(layout) => Content::Groups(GroupsView::new(&self.bytes, layout)),
             Layout::State(layout) => Content::State(StateView::new(&self.bytes, layout)),
+            Layout::Topics(layout) => Content::Topics(TopicsView::new(&self.bytes, layout)),
         }
     }
 }
@@ -176,6 +181,8 @@ impl Layout {
             settle::GroupsLayout::read(bytes, table).map(Self::Groups)
         } else if let Some(table) = entry.content_as_state() {
             state::Layout::read(bytes, table).map(Self::State)
+        } else if let Some(table) = entry.content_as_topics() {
+            topics::Layout::read(bytes, table).map(Self::Topics)
         } else {
             Err(BodyError::UnknownContent)
         }

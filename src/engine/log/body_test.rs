@@ -7,8 +7,10 @@ use super::super::settle::{
     DeadReason, GroupsBuilder, NewGroup, SettleBuilder, SettleKind, Settlement,
 };
 use super::super::state::{DeadLetter, GroupState, StateBuilder, StateHead, Unsettled};
+use super::super::topics::TopicsBuilder;
 use super::*;
 use crate::base::ids::{GroupNo, Index, Offset, Position, Term};
+use crate::base::topic_retention::TopicRetention;
 
 fn publish() -> Body {
     let mut builder = PublishBuilder::new();
@@ -111,7 +113,7 @@ const DEAD: DeadLetter<'static> = DeadLetter {
 
 fn state() -> Body {
     let mut builder = StateBuilder::new(HEAD);
-    builder.topic(TopicNo(4), "orders");
+    builder.topic(TopicNo(4), "orders", TopicRetention::Node);
     builder.group(&GROUP_STATE);
     builder.settled(GroupNo(7), Position::new(50, Offset(60)));
     builder.unsettled(&UNSETTLED);
@@ -119,6 +121,26 @@ fn state() -> Body {
     let mut parts = builder.finish();
     assert_eq!(parts.len(), 1);
     parts.remove(0)
+}
+
+/// A state as it is where a topic has a retention of its own.
+fn state_with_settings() -> Body {
+    let mut builder = StateBuilder::new(HEAD);
+    builder.topic(TopicNo(4), "orders", TopicRetention::For(86_400_000));
+    builder.topic(TopicNo(5), "späte Post", TopicRetention::Node);
+    builder.topic(TopicNo(6), "audit", TopicRetention::Forever);
+    let mut parts = builder.finish();
+    assert_eq!(parts.len(), 1);
+    parts.remove(0)
+}
+
+fn topics() -> Body {
+    let mut builder = TopicsBuilder::new();
+    builder.retain(TopicNo(4), TopicRetention::For(86_400_000));
+    builder.retain(TopicNo(5), TopicRetention::Forever);
+    builder.retain(TopicNo(6), TopicRetention::Node);
+    builder.define_topic(TopicNo(5), "späte Post");
+    builder.finish()
 }
 
 /// Touches all that a body gives access to.
@@ -136,8 +158,12 @@ fn read_all(body: &Body) -> usize {
             view.groups().map(|g| g.name.len()).sum::<usize>()
                 + view.topics().map(|(_, name)| name.len()).sum::<usize>()
         }
+        Content::Topics(view) => {
+            view.topics().map(|(_, name)| name.len()).sum::<usize>() + view.retention().len()
+        }
         Content::State(view) => {
             view.topics().map(|(_, name)| name.len()).sum::<usize>()
+                + view.retention().len()
                 + view.groups().map(|g| g.name.len()).sum::<usize>()
                 + view.settled().len()
                 + view.unsettled().len()
@@ -148,11 +174,13 @@ fn read_all(body: &Body) -> usize {
 
 #[test]
 fn golden_bodies_of_version_1() {
-    let cases: [(Body, &[u8]); 4] = [
+    let cases: [(Body, &[u8]); 6] = [
         (publish(), include_bytes!("../../../tests/golden/publish.v1.bin")),
         (settle(), include_bytes!("../../../tests/golden/settle.v1.bin")),
         (groups(), include_bytes!("../../../tests/golden/groups.v1.bin")),
         (state(), include_bytes!("../../../tests/golden/state.v1.bin")),
+        (topics(), include_bytes!("../../../tests/golden/topics.v1.bin")),
+        (state_with_settings(), include_bytes!("../../../tests/golden/state-topics.v1.bin")),
     ];
     for (body, golden) in cases {
         assert_eq!(body.bytes(), golden, "format v1 never changes");
@@ -217,6 +245,23 @@ fn a_state_comes_back_as_it_went_in() {
     assert_eq!(view.settled().collect::<Vec<_>>(), [(GroupNo(7), Position::new(50, Offset(60)))]);
     assert_eq!(view.unsettled().collect::<Vec<_>>(), [UNSETTLED]);
     assert_eq!(view.dead().collect::<Vec<_>>(), [DEAD]);
+}
+
+#[test]
+fn settings_of_topics_come_back_as_they_went_in() {
+    let day = TopicRetention::For(86_400_000);
+    let body = topics();
+    let Content::Topics(view) = body.content() else { panic!("a topics body") };
+    let rows = [(4, day), (5, TopicRetention::Forever), (6, TopicRetention::Node)];
+    let rows = rows.map(|(no, retention)| (TopicNo(no), retention));
+    assert_eq!(view.retention().collect::<Vec<_>>(), rows);
+    assert_eq!(view.topics().collect::<Vec<_>>(), [(TopicNo(5), "späte Post")]);
+
+    let body = state_with_settings();
+    let Content::State(view) = body.content() else { panic!("a state body") };
+    let rows = [(TopicNo(4), day), (TopicNo(6), TopicRetention::Forever)];
+    assert_eq!(view.retention().collect::<Vec<_>>(), rows);
+    assert_eq!(view.topics().len(), 3);
 }
 
 #[test]

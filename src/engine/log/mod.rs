@@ -33,6 +33,7 @@ pub mod segment;
 pub mod settle;
 pub mod state;
 pub mod tail;
+pub mod topics;
 
 #[cfg(test)]
 mod crash_test;
@@ -62,6 +63,7 @@ pub use settle::{
 };
 pub use state::{DeadLetter, GroupState, StateBuilder, StateHead, StateView, Unsettled};
 pub use tail::{Planned, Tail};
+pub use topics::{TopicsBuilder, TopicsView};
 
 // flatc's accessors read through raw pointers at places its verifier has checked. They are used
 // behind `Body::verify` and the builders only, and structs only as the arrays of bytes they are.

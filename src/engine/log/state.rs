@@ -11,9 +11,11 @@ use flatbuffers::FlatBufferBuilder;
 use super::body::{self, Body, BodyError};
 use super::generated::record as fb;
 use super::settle::DeadReason;
+use super::topics::{RETENTION_BYTES, retention_at, retention_row};
 use crate::base::api::Span;
 use crate::base::ids::{GroupNo, Index, Offset, Position, Term, TopicNo};
 use crate::base::limits::{ENTRY_TARGET_BYTES, NACK_REASON_BYTES, NAME_BYTES};
+use crate::base::topic_retention::TopicRetention;
 
 /// A part is closed once it has this many bytes of rows and text.
 pub const STATE_PART_BYTES: usize = ENTRY_TARGET_BYTES;
@@ -89,6 +91,7 @@ pub struct DeadLetter<'a> {
 #[derive(Debug, Default)]
 struct Part {
     topics: Vec<fb::Topic>,
+    retention: Vec<fb::TopicRetention>,
     groups: Vec<fb::GroupState>,
     settled: Vec<fb::Settled>,
     unsettled: Vec<fb::Unsettled>,
@@ -111,11 +114,14 @@ impl StateBuilder {
         Self { head, full: Vec::new(), part: Part::default() }
     }
 
-    /// Adds a topic.
-    pub fn topic(&mut self, no: TopicNo, name: &str) {
+    /// Adds a topic, and how long it is kept, unless the node says.
+    pub fn topic(&mut self, no: TopicNo, name: &str, retention: TopicRetention) {
         let part = self.open_part();
         let start = body::push_text(&mut part.text, name);
         part.topics.push(fb::Topic::new(no.0, start, name.len() as u32));
+        if retention != TopicRetention::Node {
+            part.retention.push(retention_row(no, retention));
+        }
     }
 
     /// Adds a group.
@@ -188,6 +194,7 @@ impl StateBuilder {
 impl Part {
     fn bytes(&self) -> usize {
         self.topics.len() * TOPIC_BYTES
+            + self.retention.len() * RETENTION_BYTES
             + self.groups.len() * GROUP_BYTES
             + self.settled.len() * SETTLED_BYTES
             + self.unsettled.len() * UNSETTLED_BYTES
@@ -212,6 +219,8 @@ impl Part {
             unsettled: Some(builder.create_vector(&self.unsettled)),
             dead: Some(builder.create_vector(&self.dead)),
             text: Some(body::byte_vector(&mut builder, &self.text)),
+            // Absent where no topic has any: as states were before there were settings.
+            retention: (!self.retention.is_empty()).then(|| builder.create_vector(&self.retention)),
         };
         let table = fb::State::create(&mut builder, &args);
         body::seal(builder, fb::Content::State, table.as_union_value())
@@ -230,6 +239,7 @@ pub(super) struct Layout {
     unsettled: Span,
     dead: Span,
     text: Span,
+    retention: Span,
 }
 
 impl Layout {
@@ -249,6 +259,7 @@ impl Layout {
             unsettled: body::place_of(bytes, table.unsettled().map(|v| v.bytes())),
             dead: body::place_of(bytes, table.dead().map(|v| v.bytes())),
             text: body::place_of(bytes, table.text().map(|v| v.bytes())),
+            retention: body::place_of(bytes, table.retention().map(|v| v.bytes())),
         };
         let mut known = layout.part < layout.parts;
         body::check_topics(bytes, layout.topics, layout.text)?;
@@ -299,6 +310,12 @@ impl<'a> StateView<'a> {
     /// Topics of this part.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = (TopicNo, &'a str)> {
         body::topics(self.bytes, self.layout.topics, self.layout.text)
+    }
+
+    /// How long topics are kept, where the node does not say; each topic is defined by this part
+    /// or an earlier one.
+    pub fn retention(&self) -> impl ExactSizeIterator<Item = (TopicNo, TopicRetention)> + use<'a> {
+        retention_at(self.bytes, self.layout.retention)
     }
 
     /// Groups of this part.

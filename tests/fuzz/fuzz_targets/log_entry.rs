@@ -31,11 +31,16 @@ fn walk(body: &Body) {
             let groups = view.groups().map(|group| group.name.len()).sum::<usize>();
             assert!(names + groups < usize::MAX);
         }
+        Content::Topics(view) => {
+            let names = view.topics().map(|(_, name)| name.len()).sum::<usize>();
+            assert!(names + view.retention().count() < usize::MAX);
+        }
         Content::State(view) => {
             assert!(view.part() < view.parts());
             let names = view.topics().map(|(_, name)| name.len()).sum::<usize>();
             let groups = view.groups().map(|group| group.name.len()).sum::<usize>();
             let rest = view.settled().count() + view.unsettled().count() + view.dead().count();
+            let rest = rest + view.retention().count();
             assert!(names + groups + rest < usize::MAX);
         }
     }
