@@ -30,6 +30,7 @@ pub fn sum(addr: &str, name: &str) -> Option<u64> {
 pub struct DiskUse {
     log: u64,
     written: u64,
+    filled: u64,
 }
 
 impl DiskUse {
@@ -38,10 +39,12 @@ impl DiskUse {
         let log = sum(addr, "cronos_wal_bytes")?;
         let written = ["wal", "run", "checkpoint"]
             .map(|kind| sum(addr, &format!("cronos_{kind}_written_bytes_total")));
-        Some(Self { log, written: written.into_iter().flatten().sum() })
+        let filled = sum(addr, "cronos_wal_zero_filled_bytes_total").unwrap_or(0);
+        Some(Self { log, written: written.into_iter().flatten().sum(), filled })
     }
 
-    /// Reports log space and bytes written since, each per byte of `published`.
+    /// Reports log space and bytes written since, tail rewrites among them, each per byte of
+    /// `published`; zero-fill beside.
     pub fn report(before: Option<Self>, addr: &str, published: u64, to: &mut Map<String, Value>) {
         let (Some(before), Some(now)) = (before, Self::read(addr)) else { return };
         let each = |now: u64, then: u64| {
@@ -52,5 +55,7 @@ impl DiskUse {
         to.insert("log_bytes_per_published_byte".to_owned(), space);
         let written = each(now.written, before.written);
         to.insert("written_bytes_per_published_byte".to_owned(), written);
+        let filled = each(now.filled, before.filled);
+        to.insert("zero_filled_bytes_per_published_byte".to_owned(), filled);
     }
 }

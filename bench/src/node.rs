@@ -52,7 +52,7 @@ impl NodeArgs {
 #[derive(Debug)]
 pub struct Node {
     child: Child,
-    http: &'static str,
+    pub http: &'static str,
     /// From its start until it served.
     pub opened: Duration,
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use chronosdb::base::time::wall_ms;
 use chronosdb::client::{Client, Event, SubscribeOptions};
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::args::{Load, lasting};
+use crate::metrics::DiskUse;
 use crate::node::{NATIVE, Node, NodeArgs, disk_bytes};
 use crate::publish::closed_loop;
 use crate::recorder::Recorder;
@@ -66,9 +67,12 @@ pub struct PendingArgs {
 pub async fn run(args: PendingArgs) -> Result<u64, String> {
     args.node.check_empty()?;
     let node = Node::start(&args.node)?;
-    let (recorder, took) = fill(&args).await?;
+    let before = DiskUse::read(node.http);
+    let (recorder, took, published) = fill(&args).await?;
     let errors = recorder.errors.load(Ordering::Relaxed);
     settle(&node).await;
+    let mut use_of_disk = Map::new();
+    DiskUse::report(before, node.http, published, &mut use_of_disk);
     let (rss, peak) = node.memory();
     let disk = disk_bytes(&args.node.data_dir);
     let pending = node.metric("cronos_scheduler_active_timers");
@@ -91,12 +95,19 @@ pub async fn run(args: PendingArgs) -> Result<u64, String> {
     println!("filled in            {:.1} s", took.as_secs_f64());
     println!("memory               {} MiB, at most {} MiB", rss >> 20, peak >> 20);
     println!("  an event           {:.1} bytes", each(rss));
-    println!("disk                 {} MiB, {:.1} bytes an event", disk >> 20, each(disk));
+    println!(
+        "disk                 {} MiB, {:.1} bytes an event; per published byte",
+        disk >> 20,
+        each(disk)
+    );
+    for (name, value) in &use_of_disk {
+        println!("  {:<18} {value}", name.replace("_bytes_per_published_byte", ""));
+    }
     println!("restart to serving   {:.2} s", opened.as_secs_f64());
     println!("restart to 1st fire  {:.2} s", fired.as_secs_f64());
     println!("memory after it      {} MiB, at most {} MiB", rss_after >> 20, peak_after >> 20);
     if args.json {
-        let figures = json!({
+        let mut figures = json!({
             "bench": "pending", "count": args.count, "pending": pending,
             "pending_after_restart": pending_after, "errors": errors,
             "fill_seconds": took.as_secs_f64(), "rss_bytes": rss, "rss_peak_bytes": peak,
@@ -104,12 +115,14 @@ pub async fn run(args: PendingArgs) -> Result<u64, String> {
             "first_fire_seconds": fired.as_secs_f64(), "rss_after_bytes": rss_after,
             "rss_after_peak_bytes": peak_after,
         });
+        figures.as_object_mut().expect("just made").append(&mut use_of_disk);
         println!("{figures}");
     }
     Ok(errors + u64::from(pending != args.count) + u64::from(pending_after != args.count))
 }
 
-async fn fill(args: &PendingArgs) -> Result<(Arc<Recorder>, Duration), String> {
+/// Publishes all of it; what was met, how long it took, and the bytes of the messages.
+async fn fill(args: &PendingArgs) -> Result<(Arc<Recorder>, Duration, u64), String> {
     let load = Load {
         addr: Some(NATIVE.to_owned()),
         count: Some(args.count),
@@ -120,12 +133,13 @@ async fn fill(args: &PendingArgs) -> Result<(Arc<Recorder>, Duration), String> {
     };
     let run = Run::new(&load);
     let publishers = publishers(&load).await?;
+    let event_bytes = publishers[0].maker(&load, &run, 0, 0).event_bytes() as u64;
     let recorder = Recorder::new();
     let progress = recorder.progress();
     closed_loop(&load, &run, publishers, load.due(), &recorder, true).await;
     drop(progress);
     let took = recorder.elapsed();
-    Ok((recorder, took))
+    Ok((recorder, took, args.count * event_bytes))
 }
 
 /// Waits until all that is due has fired, and nothing leaves the memory any more.
