@@ -52,6 +52,7 @@ impl NodeArgs {
 #[derive(Debug)]
 pub struct Node {
     child: Child,
+    /// Where it answers HTTP.
     pub http: &'static str,
     /// From its start until it served.
     pub opened: Duration,

@@ -125,7 +125,14 @@ impl Partition {
     /// Begins a load of the topic, unless one is under way or there is nothing to load.
     fn load(&mut self, step: &mut Step<'_>, no: TopicNo, skim: bool) {
         let disk = &self.topics.get(no).disk;
-        if disk.next_due == u64::MAX || disk.loading.is_some() {
+        if disk.loading.is_some() {
+            return;
+        }
+        if disk.next_due == u64::MAX {
+            // A merge has left out what a page waited for: it goes on without.
+            for page in std::mem::take(&mut self.topics.get_mut(no).disk.waits) {
+                self.replay_page(step, page);
+            }
             return;
         }
         let wall = step.now.wall_ms();
