@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chronosdb::base::limits;
@@ -13,6 +14,7 @@ use chronosdb::base::time::{Now, wall_ms};
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
 use crate::args::{Load, lasting};
 use crate::group::Group;
@@ -94,21 +96,7 @@ pub struct CliffArgs {
 pub async fn run(args: CliffArgs) -> Result<u64, String> {
     args.node.check_empty()?;
     let node = Node::start(&args.node)?;
-    let other = Load {
-        addr: Some(NATIVE.to_owned()),
-        batch: Some(1),
-        connections: 1,
-        delay: OTHER_DELAY,
-        count: Some(u64::MAX / 2),
-        ..Load::standard()
-    };
-    let other_run = Run::new(&other);
-    let beside = Group::open(NATIVE, &other_run.topic, 1, 1, args.credit).await?;
-    let to = publishers(&other).await?;
-    let (recorder, due, rate) = (Arc::clone(&beside.recorder), other.due(), args.rate);
-    let trickle = tokio::spawn(async move {
-        open_loop(&other, rate, &other_run, to, due, &recorder, false).await.map(drop)
-    });
+    let beside = Beside::begin(&args).await?;
     let (group, at_ms) = fill(&args).await?;
     let (_, peak_before) = node.memory();
     node.forget_peak()?;
@@ -141,15 +129,75 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     let worst_ms: Vec<u64> = slices.iter().map(|slice| slice.max() / 1_000).collect();
     let used = node.processor_time().saturating_sub(used).as_secs_f64() * 1e6 / args.count as f64;
     let (_, peak) = node.memory();
-    trickle.abort();
+    let beside_errors = beside.end().early.load(Ordering::Relaxed);
     node.kill();
     std::fs::remove_dir_all(&args.node.data_dir).map_err(|error| error.to_string())?;
 
     let figures = Figures { received_in, acked_in, used, peak_before, peak, worst_ms, window };
     let extra = figures.tell(&args);
     let errors = group.recorder.report("cliff", acked_in, args.json, extra);
-    let beside_errors = beside.recorder.early.load(Ordering::Relaxed);
     Ok(errors + early + beside_errors + args.count.abs_diff(group.received()))
+}
+
+/// The other topic: its publisher and its group, in a thread of their own. Other consumers are
+/// other processes: what waits for the cliff's own members must not be late here.
+struct Beside {
+    recorder: Arc<Recorder>,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Beside {
+    async fn begin(args: &CliffArgs) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let (stop, stopped) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
+        let (rate, credit) = (args.rate, args.credit);
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    over = trickle(rate, credit, begin) => {
+                        over.unwrap_or_else(|error| eprintln!("the other topic: {error}"));
+                    }
+                    _ = stopped => {}
+                }
+            });
+        });
+        let recorder = begun.await.map_err(|_| "the other topic did not begin")?;
+        Ok(Self { recorder, stop, thread })
+    }
+
+    fn end(self) -> Arc<Recorder> {
+        let Self { recorder, stop, thread } = self;
+        drop(stop);
+        thread.join().expect("the other topic's thread");
+        recorder
+    }
+}
+
+/// Publishes to the other topic, and receives.
+async fn trickle(
+    rate: u32,
+    credit: u32,
+    begin: oneshot::Sender<Arc<Recorder>>,
+) -> Result<(), String> {
+    let other = Load {
+        addr: Some(NATIVE.to_owned()),
+        batch: Some(1),
+        connections: 1,
+        delay: OTHER_DELAY,
+        count: Some(u64::MAX / 2),
+        ..Load::standard()
+    };
+    let run = Run::new(&other);
+    let group = Group::open(NATIVE, &run.topic, 1, 1, credit).await?;
+    let (to, recorder) = (publishers(&other).await?, Arc::clone(&group.recorder));
+    // Nobody waits any more if the run is over.
+    let _ = begin.send(Arc::clone(&recorder));
+    let due = other.due();
+    let over = open_loop(&other, rate, &run, to, due, &recorder, false).await;
+    over.map(drop).map_err(|error| error.to_string())
 }
 
 /// What was measured.
