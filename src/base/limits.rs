@@ -103,6 +103,12 @@ pub const OPEN_STREAMS: usize = 16_384;
 pub const STEP_EVENTS: usize = 8_192;
 /// Deliveries that one grant asks of a partition at most.
 pub const GRANT_EVENTS: u32 = 1_024;
+/// Deliveries handed out in one turn, beyond which grants wait for the next one.
+pub const TURN_DELIVERIES: usize = 512;
+/// A grant of so many events never waits.
+pub const GRANT_SMALL: u32 = 32;
+/// Members looked at in one tick while what is due is more than it may fire.
+pub const SEEK_MEMBERS: usize = 128;
 /// Bytes of deliveries on their way to one member's socket (one larger event may pass alone).
 pub const SUBSCRIPTION_OUT_BYTES: u64 = 4 * MIB as u64;
 /// Delivery effects of one subscription that the driver has not sent yet.

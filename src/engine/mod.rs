@@ -41,6 +41,7 @@ pub mod space;
 pub mod stats;
 pub mod step;
 pub mod topics;
+pub mod turn;
 pub mod wheel;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -52,6 +53,7 @@ pub use stats::{EngineStats, GroupStats};
 
 use crate::base::config::EngineConfig;
 use crate::base::ids::{PartitionId, ShardId};
+use crate::base::limits;
 use crate::base::route;
 use crate::base::time::Now;
 pub use flow::cut::{Cut, NoCut};
@@ -64,6 +66,10 @@ use mesh::MeshMessage;
 use partition::Partition;
 use space::Space;
 use step::Step;
+use turn::Turn;
+
+/// Events that a partition may fire in one tick, however many there are.
+const TICK_EVENTS: usize = 64;
 
 /// The state of one shard. See the module.
 #[derive(Debug)]
@@ -73,6 +79,7 @@ pub struct Engine {
     partitions: BTreeMap<PartitionId, Partition>,
     front: Front,
     local: VecDeque<MeshMessage>,
+    turn: Turn,
     space: Space,
     stats: EngineStats,
     /// Jobs under way.
@@ -100,6 +107,7 @@ impl Engine {
             partitions,
             front: Front::default(),
             local: VecDeque::new(),
+            turn: Turn::default(),
             jobs: 0,
             stats: EngineStats::default(),
             behind: false,
@@ -109,8 +117,9 @@ impl Engine {
 
     /// Takes one input; what is to be done is appended to `effects`, in order.
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) {
-        let Self { config, shard, partitions, front, local, space, jobs, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, space, jobs, stats };
+        let Self { config, shard, partitions, front, local, turn, space, jobs, stats, .. } = self;
+        let shard = *shard;
+        let mut step = Step { now, config, shard, effects, local, turn, space, jobs, stats };
         let step = &mut step;
         match input {
             Input::Mount { partition, segments, hard_state, checkpoints } => {
@@ -149,23 +158,15 @@ impl Engine {
             }
             Input::Tick => {
                 let mut behind = false;
+                let share = limits::STEP_EVENTS / 4 / partitions.len().max(1);
                 for partition in partitions.values_mut() {
                     partition.periodic_sync(step);
-                    behind |= partition.advance_time(step);
+                    behind |= partition.advance_time(step, share.max(TICK_EVENTS));
                 }
                 front.pace(step);
                 self.behind = behind;
             }
-            Input::TurnEnd => {
-                for partition in partitions.values_mut() {
-                    partition.horizon_on(step);
-                    partition.offer_dirty(step);
-                }
-                hear_all(front, partitions, step);
-                for partition in partitions.values_mut() {
-                    partition.flush(step);
-                }
-            }
+            Input::TurnEnd => turn_end(front, partitions, step),
             Input::Drain => {
                 for partition in partitions.values_mut() {
                     partition.drain(step);
@@ -173,16 +174,14 @@ impl Engine {
                 self.draining = true;
             }
         }
-        let Self { config, shard, partitions, front, local, space, jobs, stats, .. } = self;
-        let mut step = Step { now, config, shard: *shard, effects, local, space, jobs, stats };
-        hear_all(front, partitions, &mut step);
+        hear_all(front, partitions, step);
     }
 
     /// When the engine next wants an [`Input::Tick`], boot time in microseconds. `None`: only an
     /// input can bring work.
     pub fn next_deadline(&self, now: Now) -> Option<u64> {
         let dirty = |partition: &Partition| !partition.is_quiet();
-        if self.behind || self.partitions.values().any(dirty) {
+        if self.behind || self.turn.is_behind() || self.partitions.values().any(dirty) {
             return Some(now.boot_us);
         }
         let horizon_ms = self.config.horizon_ms;
@@ -263,15 +262,40 @@ fn own(partitions: &mut BTreeMap<PartitionId, Partition>, id: PartitionId) -> &m
     partitions.get_mut(&id).unwrap_or_else(|| panic!("partition {id} is another shard's"))
 }
 
+/// What waits for the end of a turn: offers, grants whose turn it is, and the group commit.
+fn turn_end(
+    front: &mut Front,
+    partitions: &mut BTreeMap<PartitionId, Partition>,
+    step: &mut Step<'_>,
+) {
+    for partition in partitions.values_mut() {
+        partition.horizon_on(step);
+        partition.offer_dirty(step);
+    }
+    while let Some(grant) = step.turn.next_grant() {
+        own(partitions, grant.partition).serve_waiting(step, grant);
+    }
+    hear_all(front, partitions, step);
+    step.turn.end();
+    for partition in partitions.values_mut() {
+        partition.flush(step);
+    }
+}
+
 /// Handles what shards of this engine told themselves, until nothing is left.
 fn hear_all(
     front: &mut Front,
     partitions: &mut BTreeMap<PartitionId, Partition>,
     step: &mut Step<'_>,
 ) {
-    while let Some(message) = step.local.pop_front() {
-        let own_shard = step.shard;
-        hear(front, partitions, step, own_shard, message);
+    loop {
+        while let Some(message) = step.local.pop_front() {
+            let own_shard = step.shard;
+            hear(front, partitions, step, own_shard, message);
+        }
+        if !step.send_credits() {
+            return;
+        }
     }
 }
 

@@ -108,6 +108,8 @@ pub struct Partition {
     pub(super) lookups: Lookups,
     pub(super) dirty: BTreeSet<GroupNo>,
     pub(super) members: BTreeMap<MemberKey, GroupNo>,
+    /// The last member whose group was looked at while the wheel is behind.
+    pub(super) sought: Option<MemberKey>,
     pub(super) armed: bool,
     /// What the wall clock read last.
     pub(super) wall_seen_ms: u64,
@@ -154,6 +156,7 @@ impl Partition {
             lookups: Lookups::default(),
             dirty: BTreeSet::new(),
             members: BTreeMap::new(),
+            sought: None,
             armed: false,
             wall_seen_ms: 0,
         }

@@ -6,6 +6,7 @@
 //!
 //! Must hold: a waiter under index `i` is answered when entry `i` is applied, or dropped with it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -115,7 +116,7 @@ pub struct Proposals {
     /// Settlements gathered for the next entry.
     pub settles: SettleBuilder,
     /// Who waits for an event to be settled, or for its retry to be recorded.
-    pub settle_waits: BTreeMap<(GroupNo, Position), Vec<Waiter>>,
+    settle_waits: HashMap<(GroupNo, Position), (Waiter, Vec<Waiter>), RandomState>,
     /// Groups to be created by the next entry.
     pub creations: GroupsBuilder,
     /// Settings of topics gathered for the next entry.
@@ -150,7 +151,7 @@ impl Proposals {
             next_offset,
             publishes: None,
             settles: SettleBuilder::new(),
-            settle_waits: BTreeMap::new(),
+            settle_waits: HashMap::with_hasher(state()),
             creations: GroupsBuilder::new(),
             settings: TopicsBuilder::new(),
             settings_waits: Vec::new(),
@@ -224,6 +225,31 @@ impl Proposals {
         }
     }
 
+    /// Waits for an event to be settled, or for its retry to be recorded: mostly the only one.
+    pub fn wait_for_settlement(&mut self, no: GroupNo, position: Position, waiter: Waiter) {
+        match self.settle_waits.entry((no, position)) {
+            Entry::Occupied(mut first) => first.get_mut().1.push(waiter),
+            Entry::Vacant(place) => {
+                place.insert((waiter, Vec::new()));
+            }
+        }
+    }
+
+    /// An event is settled, or its retry recorded: who waited for it, in order.
+    pub fn settled(
+        &mut self,
+        no: GroupNo,
+        position: Position,
+    ) -> impl Iterator<Item = Waiter> + use<> {
+        let waits = self.settle_waits.remove(&(no, position));
+        waits.into_iter().flat_map(|(first, more)| std::iter::once(first).chain(more))
+    }
+
+    /// Whether no verdict waits for its entry.
+    pub fn no_verdict_waits(&self) -> bool {
+        self.settle_waits.is_empty()
+    }
+
     /// Waits for a group to be created.
     pub fn wait_for_group(&mut self, no: GroupNo, waiter: Waiter) {
         self.group_waits.entry(no).or_default().push(waiter);
@@ -265,7 +291,10 @@ impl Proposals {
         let mut waiters: Vec<Waiter> = old.waiters.into_values().flatten().collect();
         waiters.extend(old.publishes.into_iter().flat_map(|open| open.waiters));
         waiters.extend(old.settings_waits);
-        waiters.extend(old.settle_waits.into_values().flatten());
+        let mut verdicts: Vec<_> = old.settle_waits.into_iter().collect();
+        verdicts.sort_unstable_by_key(|(event, _)| *event);
+        let each = |(_, (first, more))| std::iter::once(first).chain::<Vec<Waiter>>(more);
+        waiters.extend(verdicts.into_iter().flat_map(each));
         waiters.extend(old.group_waits.into_values().flatten());
         waiters
     }

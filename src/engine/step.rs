@@ -6,7 +6,8 @@ use super::effect::Effect;
 use super::mesh::MeshMessage;
 use super::space::Space;
 use super::stats::EngineStats;
-use crate::base::api::Reply;
+use super::turn::Turn;
+use crate::base::api::{AckOutcome, Reply};
 use crate::base::config::EngineConfig;
 use crate::base::ids::{Caller, PartitionId, ShardId};
 use crate::base::route;
@@ -24,6 +25,8 @@ pub struct Step<'a> {
     pub effects: &'a mut Vec<Effect>,
     /// Messages to the own shard, handled before the step ends.
     pub local: &'a mut VecDeque<MeshMessage>,
+    /// What the inputs of a turn share.
+    pub turn: &'a mut Turn,
     /// The room that the disk has.
     pub space: &'a mut Space,
     /// Jobs of the shard that are under way.
@@ -39,6 +42,35 @@ impl Step<'_> {
             self.local.push_back(message);
         } else {
             self.effects.push(Effect::Mesh { to, message });
+        }
+    }
+
+    /// Tells members of the credit that has come back. False if there is none.
+    pub fn send_credits(&mut self) -> bool {
+        let mut any = false;
+        while let Some((member, events)) = self.turn.next_credit() {
+            any = true;
+            let message = MeshMessage::Credit { subscription: member.subscription, events };
+            self.send(member.shard, message);
+        }
+        any
+    }
+
+    /// Answers a verdict: with those before it, where they are of one request.
+    pub fn acked(&mut self, to: ShardId, request: u64, outcome: (u32, AckOutcome)) {
+        let last = if to == self.shard {
+            self.local.back_mut()
+        } else {
+            match self.effects.last_mut() {
+                Some(Effect::Mesh { to: last, message }) if *last == to => Some(message),
+                _ => None,
+            }
+        };
+        match last {
+            Some(MeshMessage::Acked { request: last, outcomes }) if *last == request => {
+                outcomes.push(outcome);
+            }
+            _ => self.send(to, MeshMessage::Acked { request, outcomes: vec![outcome] }),
         }
     }
 

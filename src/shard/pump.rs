@@ -117,11 +117,19 @@ impl<F: Fn(Milestone)> Pump<F> {
         while !self.world.orders.stop.get() {
             self.turn();
             self.drain();
-            if self.world.inbox.has_work(self.engine.has_room()) {
+            // While it has more to do the shard is not alone in the world: sockets, disks and other
+            // shards are looked at.
+            if self.world.inbox.has_work(self.engine.has_room()) || self.is_due() {
                 breathe().await;
             }
             self.wait().await;
         }
+    }
+
+    /// Whether the engine wants a tick at once.
+    fn is_due(&self) -> bool {
+        let now = Now::read();
+        self.engine.next_deadline(now).is_some_and(|at| at <= now.boot_us)
     }
 
     /// One turn.

@@ -84,6 +84,8 @@ pub struct Dispatch<H> {
     pub releases: BTreeMap<Position, u32>,
     /// Open streams, in order of their keys.
     pub members: BTreeMap<MemberKey, Member>,
+    /// Of the events behind `next_read` so many are due, at least, by the last count.
+    pub counted: usize,
     /// A read of the log is under way for this group's next event.
     pub reading: bool,
     /// Log time when it last had a member, Unix ms; 0: not looked at yet.
@@ -114,6 +116,7 @@ impl<H> Default for Dispatch<H> {
             proposed_frontier: Position::START,
             releases: BTreeMap::new(),
             members: BTreeMap::new(),
+            counted: 0,
             reading: false,
             seen_ms: 0,
         }
@@ -255,6 +258,7 @@ impl<H: Copy> Dispatch<H> {
             Candidate::Read(position) => {
                 self.read_up_to(position);
                 self.open.insert(position);
+                self.counted = self.counted.saturating_sub(1);
             }
         }
     }

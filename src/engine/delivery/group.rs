@@ -62,6 +62,12 @@ impl<H: Copy> Group<H> {
         self.admits(position) && !self.cursor.is_settled(position)
     }
 
+    /// Whether the reading of the due axis is to hand the event out.
+    pub fn is_free(&self, position: Position) -> bool {
+        let dispatch = &self.dispatch;
+        !dispatch.ahead.contains(&position) && self.wants(position) && !dispatch.is_busy(position)
+    }
+
     /// Whether anything is known of an event here: it has been read, handed out or judged.
     pub fn knows(&self, position: Position) -> bool {
         self.dispatch.knows(position) || self.cursor.settled().contains(&position)

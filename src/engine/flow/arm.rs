@@ -3,15 +3,14 @@
 
 use super::load::end_of;
 use crate::base::ids::TopicNo;
-use crate::base::limits;
 use crate::engine::horizon::Arming;
 use crate::engine::partition::Partition;
 use crate::engine::runs::DueSource;
 use crate::engine::step::Step;
 
 impl Partition {
-    /// Moves `armed_to` on, a few events at a time. True if there is more to do at once.
-    pub(super) fn advance_arming(&mut self, step: &mut Step<'_>) -> bool {
+    /// Moves `armed_to` on, `limit` events at a time. True if there is more to do at once.
+    pub(super) fn advance_arming(&mut self, step: &mut Step<'_>, limit: usize) -> bool {
         let ahead = step.config.horizon_ms;
         let wall = step.now.wall_ms();
         if self.horizon.arming.is_none() {
@@ -32,14 +31,14 @@ impl Partition {
         let Some(mut arming) = self.horizon.arming.take() else { return false };
         let mut found = Vec::new();
         let mut looked = 0;
-        while (arming.topic as usize) < self.topics.count() && looked < limits::STEP_EVENTS {
+        while (arming.topic as usize) < self.topics.count() && looked < limit {
             let topic = self.topics.get(TopicNo(arming.topic));
             let mut over = true;
             for event in topic.axis.after(arming.at) {
                 if event.position.due > arming.to {
                     break;
                 }
-                if looked == limits::STEP_EVENTS {
+                if looked == limit {
                     over = false;
                     break;
                 }

@@ -172,7 +172,7 @@ impl Partition {
     /// Known bad: what is on its way to the disk is applied, and so delivered. Who waits for it is
     /// answered when it is durable, as it should be.
     fn apply_submitted(&mut self, step: &mut Step<'_>) {
-        let nobody_acks = self.proposals.settle_waits.is_empty();
+        let nobody_acks = self.proposals.no_verdict_waits();
         let submitted = self.places.keys().next_back().copied();
         if let Some(index) = submitted.filter(|_| self.phase == Phase::Serving && nobody_acks) {
             self.persisted(step, index);
@@ -323,15 +323,7 @@ impl Partition {
                 step.send(shard, MeshMessage::Published { request, partition, outcomes });
             }
             Waiter::Ack { shard, request, place, outcome } => {
-                // Verdicts of one request are mostly settled by one entry: one message for them.
-                if let Some(MeshMessage::Acked { request: last, outcomes }) = step.local.back_mut()
-                    && shard == step.shard
-                    && *last == request
-                {
-                    outcomes.push((place, outcome));
-                    return;
-                }
-                step.send(shard, MeshMessage::Acked { request, outcomes: vec![(place, outcome)] });
+                step.acked(shard, request, (place, outcome));
             }
             Waiter::Topic { shard, request, retention } => {
                 let (partition, result) = (self.id, Ok(retention));

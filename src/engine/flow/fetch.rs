@@ -257,7 +257,7 @@ impl Partition {
         dispatch.reading = false;
         let keys: Vec<_> = dispatch.members.keys().copied().collect();
         for key in keys {
-            self.serve_grant(step, no, key);
+            self.serve_in_turn(step, no, key);
         }
         self.dirty.insert(no);
     }

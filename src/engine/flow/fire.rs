@@ -7,6 +7,8 @@
 //!
 //! Must hold: no event leaves while `wall < schedule_ts`; only applied events are on the axis.
 
+use std::collections::VecDeque;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use crate::base::api::Delivery;
@@ -17,13 +19,15 @@ use crate::engine::delivery::{Candidate, Lease, Member, MemberKey, Next};
 use crate::engine::log::NewGroup;
 use crate::engine::mesh::{MeshMessage, Offer, StartFilter};
 use crate::engine::partition::Partition;
-use crate::engine::past;
 use crate::engine::proposals::Waiter;
 use crate::engine::runs::MemoryIndex;
 use crate::engine::step::Step;
+use crate::engine::turn::WaitingGrant;
 
 /// Ready events counted for an offer at most.
 const OFFER_COUNT: u32 = limits::GRANT_EVENTS;
+/// Due events counted at once: not again before these are handed out.
+const COUNT_AT_ONCE: usize = 4 * OFFER_COUNT as usize;
 
 /// An event in the wheel, under its `schedule_ts`: 16 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +73,9 @@ pub(in crate::engine) struct JoinRequest {
 }
 
 impl Partition {
-    /// Lets time pass: fires what is due, ends what has run out. True if more is due than one step
-    /// may handle.
-    pub(in crate::engine) fn advance_time(&mut self, step: &mut Step<'_>) -> bool {
+    /// Lets time pass: fires what is due, ends what has run out, up to `limit` each. True if more
+    /// is due.
+    pub(in crate::engine) fn advance_time(&mut self, step: &mut Step<'_>, limit: usize) -> bool {
         if !self.armed {
             return false;
         }
@@ -83,9 +87,11 @@ impl Partition {
             self.dirty.insert(no);
         }
         let mut fired = Vec::new();
-        let limit = limits::STEP_EVENTS;
-        let mut more = self.advance_arming(step);
-        more |= self.wheel.advance(step.now.wall_ms(), limit, &mut fired);
+        let mut more = self.advance_arming(step, limit);
+        if self.wheel.advance(step.now.wall_ms(), limit, &mut fired) {
+            more = true;
+            self.seek_due();
+        }
         // Events of one tick come in no order; leases are given out in (due, offset) order anyway,
         // this keeps the traces of two runs equal and the dispatch sets cheap to fill.
         fired.sort_unstable_by_key(|(at, due)| (*at, due.offset));
@@ -102,6 +108,17 @@ impl Partition {
             self.timer(step, timer);
         }
         more
+    }
+
+    /// The wheel is behind, and may be for long: groups whose events it comes to last need not
+    /// wait for it, since they read the due axis. A few at a time, in turn.
+    fn seek_due(&mut self) {
+        let from = self.sought.map_or(Unbounded, Excluded);
+        let some = self.members.range((from, Unbounded)).take(limits::SEEK_MEMBERS);
+        let some: Vec<_> = some.map(|(key, no)| (*key, *no)).collect();
+        self.sought =
+            some.last().map(|(key, _)| *key).filter(|_| some.len() == limits::SEEK_MEMBERS);
+        self.dirty.extend(some.into_iter().map(|(_, no)| no));
     }
 
     /// An applied event: to the wheel if its time nears, else it waits in memory until it does.
@@ -271,7 +288,29 @@ impl Partition {
         let member = members.get_mut(&key).expect("the maps agree");
         assert!(member.granted.is_none(), "one grant at a time");
         member.granted = Some((events, bytes));
-        self.serve_grant(step, no, key);
+        self.serve_in_turn(step, no, key);
+    }
+
+    /// Serves a grant, at once or when it is its turn.
+    pub(in crate::engine) fn serve_in_turn(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+    ) {
+        let Some(member) = self.groups[no.0 as usize].dispatch.members.get(&key) else { return };
+        let Some((events, _)) = member.granted else { return };
+        if step.turn.takes(events) {
+            return self.serve_grant(step, no, key);
+        }
+        step.turn.wait(WaitingGrant { partition: self.id, group: no, member: key });
+    }
+
+    /// The turn has come of a grant that has waited for it; its member may have gone meanwhile.
+    pub(in crate::engine) fn serve_waiting(&mut self, step: &mut Step<'_>, grant: WaitingGrant) {
+        if self.members.get(&grant.member) == Some(&grant.group) {
+            self.serve_grant(step, grant.group, grant.member);
+        }
     }
 
     /// Hands out as much of a grant as is ready. A grant that must wait for a read stays open.
@@ -286,6 +325,7 @@ impl Partition {
         let Some((events, bytes)) = member.granted else { return };
         self.observe_wall(step);
         let deliveries = self.hand_out(step, no, key, events, bytes);
+        step.turn.handed(deliveries.len());
         if deliveries.is_empty() && self.groups[no.0 as usize].dispatch.reading {
             return; // the read's end comes back here
         }
@@ -310,12 +350,14 @@ impl Partition {
     ) -> Vec<Delivery> {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let mut bytes_left = bytes;
+        let mut found = VecDeque::new();
         while (deliveries.len() as u32) < events {
             let group = &self.groups[no.0 as usize];
             if group.dispatch.in_flight() >= limits::GROUP_UNSETTLED {
                 break;
             }
-            let Some(candidate) = self.candidate(step, no) else { break };
+            let left = events as usize - deliveries.len();
+            let Some(candidate) = self.candidate(step, no, &mut found, left) else { break };
             let position = candidate.position();
             let group = &self.groups[no.0 as usize];
             let Some(event) = self.fetch(group.topic, position) else {
@@ -367,19 +409,17 @@ impl Partition {
     fn offer(&mut self, step: &Step<'_>, no: GroupNo) -> Option<Offer> {
         let wall = step.now.wall_ms();
         let next = self.next_on_axis(wall, no);
-        let group = &self.groups[no.0 as usize];
-        let earliest = group.dispatch.first(next)?.position();
-        let mut ready = group.dispatch.ready.len().min(OFFER_COUNT as usize) as u32;
-        if matches!(next, Next::Found(_)) {
-            let axis = &self.topics.get(group.topic).axis;
-            let last = Position::new(wall, Offset(u64::MAX));
-            let (from, page) = (group.dispatch.next_read, self.group_page(no));
-            let reach = self.reach(group.topic, page, from, wall);
-            let last = reach.end.map_or(last, |end| end.min(last));
-            let due = past::read(page, axis, from).take_while(|event| event.position <= last);
-            ready += due.take((OFFER_COUNT - ready.min(OFFER_COUNT)) as usize).count() as u32;
-        }
-        Some(Offer { ready: ready.max(1), earliest })
+        let dispatch = &self.groups[no.0 as usize].dispatch;
+        let counted = match (next, dispatch.counted) {
+            (Next::Found(_), 0) => self.count_due(wall, no, COUNT_AT_ONCE),
+            (Next::Found(_), counted) => counted,
+            (Next::Nothing | Next::Awaited, _) => 0,
+        };
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.counted = counted;
+        let earliest = dispatch.first(next)?.position();
+        let ready = (dispatch.ready.len() + counted).clamp(1, OFFER_COUNT as usize) as u32;
+        Some(Offer { ready, earliest })
     }
 
     /// Offers what has become ready to the members that have heard of nothing yet.

@@ -5,6 +5,8 @@ pub mod ack;
 pub mod arm;
 pub mod axis;
 pub mod checkpoint;
+#[cfg(test)]
+mod cliff_test;
 pub mod clockwork;
 pub mod commit;
 pub mod cut;

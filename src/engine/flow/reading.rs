@@ -7,9 +7,11 @@
 //! Must hold: what the reading passes is settled, busy, or open (`dispatch`); it passes nothing
 //! that it has not seen.
 
+use std::collections::VecDeque;
+
 use super::fire::Due;
 use super::past::Reach;
-use crate::base::ids::{GroupNo, Position};
+use crate::base::ids::{GroupNo, Offset, Position};
 use crate::base::limits;
 use crate::engine::delivery::{Candidate, Next};
 use crate::engine::partition::Partition;
@@ -24,11 +26,27 @@ const SKIP_AT_ONCE: usize = limits::STEP_EVENTS;
 const EARLY_AT_ONCE: usize = 1_024;
 
 impl Partition {
-    /// The next event to hand out, its time tested; passes what needs no attention.
-    pub(super) fn candidate(&mut self, step: &mut Step<'_>, no: GroupNo) -> Option<Candidate> {
+    /// The next event to hand out, its time tested; passes what needs no attention. `found` is what
+    /// the last look at the due axis has found, up to `limit` events: looking for each anew costs
+    /// more than all else of it.
+    pub(super) fn candidate(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        found: &mut VecDeque<Position>,
+        limit: usize,
+    ) -> Option<Candidate> {
         let wall = step.now.wall_ms();
         loop {
-            let next = self.next_on_axis(wall, no);
+            let next_read = self.groups[no.0 as usize].dispatch.next_read;
+            while found.pop_front_if(|position| *position <= next_read).is_some() {}
+            let next = match found.front() {
+                Some(position) => Next::Found(*position),
+                None => self.next_on_axis(wall, no),
+            };
+            if found.is_empty() && matches!(next, Next::Found(_)) {
+                self.find_more(wall, no, found, limit);
+            }
             let group = &mut self.groups[no.0 as usize];
             let candidate = group.dispatch.first(next)?;
             let Candidate::Again(position) = candidate else { return Some(candidate) };
@@ -39,6 +57,33 @@ impl Partition {
                 None => return Some(candidate),
             }
         }
+    }
+
+    /// The next events on the due axis, as long as each is to be handed out. Passes nothing.
+    fn find_more(&self, wall: u64, no: GroupNo, found: &mut VecDeque<Position>, limit: usize) {
+        let group = &self.groups[no.0 as usize];
+        let axis = &self.topics.get(group.topic).axis;
+        let (from, page) = (group.dispatch.next_read, self.group_page(no));
+        let Reach { end, is_past } = self.reach(group.topic, page, from, wall);
+        let last = end.unwrap_or(Position::new(u64::MAX, Offset(u64::MAX)));
+        let is_due = |event: &DueEvent| {
+            let from = if is_past { event.schedule_ts } else { event.position.due };
+            from <= wall && event.position <= last
+        };
+        let due = past::read(page, axis, from).take_while(is_due).map(|event| event.position);
+        found.extend(due.take(limit).take_while(|position| group.is_free(*position)));
+    }
+
+    /// Events behind `next_read` that are due, up to `limit`.
+    pub(super) fn count_due(&self, wall: u64, no: GroupNo, limit: usize) -> usize {
+        let group = &self.groups[no.0 as usize];
+        let axis = &self.topics.get(group.topic).axis;
+        let (from, page) = (group.dispatch.next_read, self.group_page(no));
+        let last = Position::new(wall, Offset(u64::MAX));
+        let reach = self.reach(group.topic, page, from, wall);
+        let last = reach.end.map_or(last, |end| end.min(last));
+        let due = past::read(page, axis, from).take_while(|event| event.position <= last);
+        due.take(limit).count()
     }
 
     /// The clock has gone back since a ready event has fired: the wheel brings it again.
@@ -80,8 +125,7 @@ impl Partition {
                 more = true; // there may be: after the others' turn
                 break;
             }
-            let ahead = group.dispatch.ahead.contains(&position);
-            if !ahead && group.wants(position) && !group.dispatch.is_busy(position) {
+            if group.is_free(position) {
                 if !is_early {
                     found = Some(position);
                     stalled = false;

@@ -20,7 +20,7 @@ use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Position, ShardId};
 use crate::base::limits;
 use crate::engine::delivery::{
-    DeadLetter, Failures, Group, Lease, MemberKey, PASS_AT_ONCE, Settling, backoff_ms,
+    DeadLetter, Failures, Group, Lease, PASS_AT_ONCE, Settling, backoff_ms,
 };
 use crate::engine::log::{DeadReason, SettleBuilder, SettleKind, Settlement};
 use crate::engine::mesh::MeshMessage;
@@ -87,20 +87,12 @@ impl Partition {
         match (group.dispatch.settling.get(&position).copied(), verdict) {
             // A second ack waits for the first one's entry: it is the same settlement.
             (Some(Settling::Done), Verdict::Ack) => {
-                self.proposals
-                    .settle_waits
-                    .entry((no, position))
-                    .or_default()
-                    .push(waiter(outcome));
+                self.proposals.wait_for_settlement(no, position, waiter(outcome));
                 None
             }
             (None | Some(Settling::Retry), Verdict::Ack) => {
                 self.propose_done(step, no, position);
-                self.proposals
-                    .settle_waits
-                    .entry((no, position))
-                    .or_default()
-                    .push(waiter(outcome));
+                self.proposals.wait_for_settlement(no, position, waiter(outcome));
                 None
             }
             (Some(_), _) => done(Err(no_lease(id))),
@@ -117,8 +109,7 @@ impl Partition {
                         let reason_code = DeadReason::Nacked;
                         let failure = Failure { reason: reason_code, text: reason, delay_ms };
                         self.fail(step, no, position, lease, &failure);
-                        let waits = self.proposals.settle_waits.entry((no, position)).or_default();
-                        waits.push(waiter(outcome));
+                        self.proposals.wait_for_settlement(no, position, waiter(outcome));
                         None
                     }
                     Verdict::Extend { by_ms } => {
@@ -217,7 +208,7 @@ impl Partition {
     pub(super) fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
         self.timers.cancel(lease.timer);
         if let Some(member) = lease.member {
-            return_credit(step, member, 1);
+            step.turn.return_credit(member, 1);
         }
     }
 
@@ -372,16 +363,10 @@ impl Partition {
     }
 
     fn answer_verdicts(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
-        for waiter in self.proposals.settle_waits.remove(&(no, position)).unwrap_or_default() {
+        for waiter in self.proposals.settled(no, position) {
             self.answer(step, waiter);
         }
     }
-}
-
-/// Tells a member's session that deliveries are done with.
-pub(super) fn return_credit(step: &mut Step<'_>, member: MemberKey, events: u32) {
-    let message = MeshMessage::Credit { subscription: member.subscription, events };
-    step.send(member.shard, message);
 }
 
 fn no_lease(id: &DeliveryId) -> ApiError {
