@@ -44,7 +44,9 @@ impl Shard {
             inputs.extend(self.step(input));
         }
         let late = self.step(Input::TurnEnd);
-        late.into_iter().for_each(|input| drop(self.step(input)));
+        for input in late {
+            self.step(input);
+        }
     }
 
     /// As [`Self::turn`], until nothing is on its way to the disk.
