@@ -38,6 +38,8 @@ pub struct EngineConfig {
     pub segment_bytes: u64,
     /// Bytes of log between two entries of the sparse index.
     pub index_interval_bytes: u64,
+    /// Bytes of the log that a flow reads at once, unless an entry is longer; a multiple of 4 KiB.
+    pub read_bytes: u64,
     /// Durability of an acknowledgement.
     pub fsync: FsyncMode,
     /// Smallest step of the wheel, ms.
@@ -93,6 +95,7 @@ impl Default for EngineConfig {
             shards: 1,
             segment_bytes: 512 << 20,
             index_interval_bytes: 64 << 10,
+            read_bytes: limits::READ_BYTES as u64,
             fsync: FsyncMode::Batch,
             tick_ms: 1,
             ack_timeout_ms: 30_000,

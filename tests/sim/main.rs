@@ -21,6 +21,8 @@ mod keeper;
 #[cfg(test)]
 mod keeping;
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 mod lasting;
 mod member;
 mod node;

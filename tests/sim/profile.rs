@@ -194,9 +194,12 @@ fn engine(
     let id_window = *rng_of_ids.pick(&[1, 2, 4, 12, 40, 1_000_000]);
     // Most seeds read the past from the disk.
     let past_events = *rng_of_ids.pick(&[0, 0, 4, 20, 100, 1_000_000]);
+    // Entries may be longer than what is read at once, and lie behind others in it.
+    let read_bytes = *rng_of_ids.pick(&[4 << 10, 16 << 10, 1 << 20]);
     EngineConfig {
         id_window,
         past_events,
+        read_bytes,
         cluster: seed | 1,
         dedup_key: [seed as u8; 16],
         partitions,

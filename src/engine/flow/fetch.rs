@@ -1,6 +1,6 @@
 //! The story of a record that is needed again, owner half: from memory, or by a read of the log.
 //!
-//! Reads take the log in pieces of up to `READ_BYTES` from a place of the sparse index on; what
+//! Reads take the log in pieces of up to `read_bytes` from a place of the sparse index on; what
 //! they bring goes into the record cache, and the flows that waited go on from there. So a flow
 //! that walks forward reads ahead by itself.
 
@@ -148,7 +148,7 @@ impl Partition {
         } else if self.reads.out.len() < limits::PARKED_READS {
             let end = self.segment_end(spot.place);
             let len = block_ceil(end) - block_floor(spot.place.position);
-            let len = len.min(limits::READ_BYTES as u64);
+            let len = len.min(step.config.read_bytes);
             let reading =
                 Reading { place: spot.place, index: spot.index, len, flows: vec![(offset, flow)] };
             self.read(step, reading);
@@ -191,6 +191,7 @@ impl Partition {
             let holds = |offset| header.base_offset <= offset && offset < header.end_offset();
             reading.flows.iter().any(|(offset, _)| holds(*offset))
         };
+        let mut rest = None;
         let fault = loop {
             match reader.next(at, data, end) {
                 Parsed::Entry { header, body, .. } => {
@@ -209,7 +210,11 @@ impl Partition {
                     assert!(position == at && len > reading.len, "only a longer read helps");
                     return self.read(step, Reading { len, ..reading });
                 }
-                Parsed::Need { .. } | Parsed::End => break None,
+                Parsed::Need { position, len } => {
+                    rest = Some((position, len));
+                    break None;
+                }
+                Parsed::End => break None,
                 Parsed::Bad { position, fault } => break Some((position, fault)),
             }
         };
@@ -219,11 +224,38 @@ impl Partition {
         let text = fault.map(|(position, fault)| {
             format!("segment {} is damaged at byte {position}: {fault}", reading.place.segment)
         });
-        self.resume(step, reading.flows, text.as_deref());
+        let flows = match rest {
+            Some(rest) => self.read_rest(step, &reader, rest, reading.flows),
+            None => reading.flows,
+        };
+        self.resume(step, flows, text.as_deref());
         while self.reads.out.len() < limits::PARKED_READS {
             let Some((offset, flow)) = self.reads.waiting.pop_front() else { break };
             self.resume(step, vec![(offset, flow)], None);
         }
+    }
+
+    /// What was read ends within an entry. Who wants that, or what is behind it, waits for a read
+    /// from there on, as long as the entry is: from where this one began it would end there again.
+    /// The others are returned.
+    fn read_rest(
+        &mut self,
+        step: &mut Step<'_>,
+        reader: &Reader,
+        (position, len): (u64, u64),
+        flows: Vec<(Offset, Flow)>,
+    ) -> Vec<(Offset, Flow)> {
+        let Some((last, _)) = reader.before() else { unreachable!("some entry was read") };
+        let is_behind = |(offset, _): &(Offset, Flow)| *offset >= last.end_offset();
+        let (flows, others) = flows.into_iter().partition::<Vec<_>, _>(is_behind);
+        if !flows.is_empty() {
+            let Place { segment, position: behind } = reader.place();
+            let place = Place::new(segment, position.max(behind));
+            let len = len.max(step.config.read_bytes);
+            let len = len.min(block_ceil(self.segment_end(place)) - block_floor(place.position));
+            self.read(step, Reading { place, index: reader.next_index(), len, flows });
+        }
+        others
     }
 
     /// Flows go on: those whose record is there now, or that read on from another place. Where the
