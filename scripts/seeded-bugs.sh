@@ -14,7 +14,7 @@ table='
 bug_ack_joiners              sim run::every_seed_keeps_every_rule 0..60
 bug_backup_beyond_cut        lib cli::backup::source::source_test::nothing_behind_the_cut_is_copied
 bug_backup_without_gone      lib cli::backup::source::source_test::a_file_that_has_gone_asks_for_another_cut
-bug_checkpoint_ahead         sim run::every_seed_keeps_every_rule 2820..2825
+bug_checkpoint_ahead         sim ahead::a_checkpoint_beside_a_flush_leaves_its_events_to_the_log
 bug_cut_on_rot               lib engine::log::scan::tests::damage_to_what_was_synced_is_rot_and_said_exactly
 bug_cut_in_flight            sim run::every_seed_keeps_every_rule 0..60
 bug_deliver_before_durable   sim run::every_seed_keeps_every_rule 0..60

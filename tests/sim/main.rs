@@ -5,6 +5,8 @@
 //! (a count, or FROM..TO) chooses the seeds of the test, `CHRONOSDB_SIM_ECHO=1` prints every line.
 
 mod admin;
+#[cfg(test)]
+mod ahead;
 mod client;
 mod clock;
 mod content;
