@@ -8,19 +8,57 @@
 //! its file removed: what it carries is still in the log and in memory, and the engine begins it
 //! anew when there is space. It never takes of the reserve.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use glommio::GlommioError;
 
 use super::clock::breathe;
 use super::directory::partition_path;
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
-use crate::base::ids::{PartitionId, RunNo};
+use crate::base::ids::{Index, PartitionId, RunNo};
 use crate::base::time::Now;
 use crate::engine::Input;
 use crate::engine::jobs::{Job, JobSpec, JobStep};
+
+/// Bytes of a file that a job reads at once, of each file that it reads.
+const AHEAD_BYTES: usize = 1 << 20;
+
+/// Writes of a job under way at once.
+const WRITES: usize = 8;
+
+/// Writes of a job under way, oldest first. Waiting for each would cost the job a turn of the pump
+/// for each, too.
+#[derive(Default)]
+struct Writes(VecDeque<glommio::Task<bool>>);
+
+impl Writes {
+    fn begin(&mut self, write: impl Future<Output = bool> + 'static) {
+        self.0.push_back(glommio::spawn_local(write));
+    }
+
+    /// Waits until no more than `rest` are under way. False if one that has ended found no space.
+    async fn wait_for(&mut self, rest: usize) -> bool {
+        let mut all = true;
+        while self.0.len() > rest {
+            let oldest = self.0.pop_front().expect("more than none");
+            all &= oldest.await;
+        }
+        all
+    }
+}
+
+/// A file that a job reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// A segment, by its first index.
+    Log(Index),
+    /// A run.
+    Run(RunNo),
+}
 
 /// Run files kept open per shard; beyond that those not in use are closed.
 const OPEN_RUNS: usize = 256;
@@ -44,30 +82,44 @@ impl Disk {
         run(async move {
             let mut job = Job::new(spec);
             let mut made: Vec<RunNo> = Vec::new();
+            let mut ahead = BTreeMap::new();
+            let mut writes = Writes::default();
             let mut slice_began_us = Now::read().boot_us;
             loop {
                 match job.go_on() {
                     JobStep::ReadLog { segment, position, len } => {
-                        let key = (partition, segment, Durable::No);
-                        let bytes = disk.file(key).await.read(position, len as usize).await;
-                        disk.counters.count(|c| c.job_read_bytes += bytes.len() as u64);
-                        job.feed(&bytes);
+                        let source = Source::Log(segment);
+                        let range = (position, len as usize);
+                        job.feed(&disk.read_ahead(&mut ahead, partition, source, range).await);
                     }
                     JobStep::ReadRun { run, position, len } => {
-                        let file = disk.run(partition, run).await;
-                        let bytes = file.read(position, len as usize).await;
-                        disk.counters.count(|c| c.job_read_bytes += bytes.len() as u64);
-                        job.feed(&bytes);
+                        let range = (position, len as usize);
+                        job.feed(
+                            &disk.read_ahead(&mut ahead, partition, Source::Run(run), range).await,
+                        );
                     }
                     JobStep::Write { run, position, bytes } => {
-                        if position == 0 {
+                        let written = if position == 0 {
+                            // Makes the file.
                             made.push(run);
-                        }
-                        if !disk.write_run(partition, run, position, &bytes).await {
+                            disk.write_run(partition, run, position, &bytes).await
+                        } else {
+                            let room = writes.wait_for(WRITES - 1).await;
+                            let disk = disk.clone();
+                            writes.begin(async move {
+                                disk.write_run(partition, run, position, &bytes).await
+                            });
+                            room
+                        };
+                        if !written {
+                            writes.wait_for(0).await;
                             return disk.give_up(partition, &made).await;
                         }
                     }
                     JobStep::Sync { run } => {
+                        if !writes.wait_for(0).await {
+                            return disk.give_up(partition, &made).await;
+                        }
                         disk.run(partition, run).await.sync().await;
                         disk.sync_directory(partition).await;
                     }
@@ -84,6 +136,35 @@ impl Disk {
                 }
             }
         });
+    }
+
+    /// What a job wants of a file, and [`AHEAD_BYTES`] of it for what it will want next: each read
+    /// costs it a turn of the pump, which is long while much comes in. What a job reads does not
+    /// change any more: runs, and a log up to where it ended when the job began.
+    async fn read_ahead(
+        &self,
+        ahead: &mut BTreeMap<Source, (u64, Bytes)>,
+        partition: PartitionId,
+        source: Source,
+        (position, len): (u64, usize),
+    ) -> Bytes {
+        if let Some((from, bytes)) = ahead.get(&source)
+            && let Some(start) = position.checked_sub(*from).map(|start| start as usize)
+            && start + len <= bytes.len()
+        {
+            return bytes.slice(start..start + len);
+        }
+        let much = len.max(AHEAD_BYTES);
+        let bytes = match source {
+            Source::Log(segment) => {
+                let key = (partition, segment, Durable::No);
+                self.file(key).await.read(position, much).await
+            }
+            Source::Run(of) => self.run(partition, of).await.read(position, much).await,
+        };
+        self.counters.count(|c| c.job_read_bytes += bytes.len() as u64);
+        ahead.insert(source, (position, bytes.clone()));
+        bytes.slice(..len.min(bytes.len()))
     }
 
     /// Reads from a run; answered by `ReadDone`.
