@@ -31,9 +31,8 @@ impl World {
                 self.note(format_args!("condemned: {text}"));
                 hold!(DiskContract, self.profile.run_damage > 0, "{partition}: {text}");
                 self.jobs.remove_checkpoints(partition);
+                // The process dies of it, and the effects behind it are not carried out any more.
                 self.coverage.condemned += 1;
-                // The effects behind it are not carried out any more.
-                self.effects_left = Some(0);
             }
             other => unreachable!("not derived: {other:?}"),
         }

@@ -101,7 +101,13 @@ impl World {
                 self.count_low(&effect);
             }
             self.oracle.wanted(shard, &effect, moment);
+            let condemned = matches!(effect, Effect::Condemn { .. });
             self.carry_out(shard, effect);
+            if condemned {
+                // At once: a process that has nothing to do would not come to its next effect.
+                self.crash(Crash::Process);
+                return false;
+            }
         }
         true
     }
