@@ -10,5 +10,7 @@ pub const REGRESSIONS: &[u64] = &[
     1_441,  // a group that had read ahead was taken for one that has more to read
     1_636,  // a merge dropped what had left the memory after it was loaded once
     1_923,  // after a merge a run's next due was an older run's
+    12_420, // a new leadership took groups nobody had looked at yet for abandoned
+    14_890, // a condemned process (the simulator's) waited for an effect to die at
     2_002,  // dead letters filled the head of each segment, so that nothing else fitted
 ];

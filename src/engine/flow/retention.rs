@@ -323,7 +323,9 @@ impl Partition {
 
 /// Whether a group has been without members for so long that it holds nothing any more.
 fn is_abandoned(config: &EngineConfig, group: &Group<Handle>, log_now: u64) -> bool {
-    log_now > group.dispatch.seen_ms.saturating_add(config.group_expiry_ms)
+    // A new leadership has looked at no group yet, while merges may begin.
+    let seen_ms = group.dispatch.seen_ms;
+    seen_ms > 0 && log_now > seen_ms.saturating_add(config.group_expiry_ms)
 }
 
 /// Right before everything that is due at `due`, Unix ms.
@@ -334,4 +336,19 @@ fn before_due(due: u64) -> Position {
 /// Whether some of a run's records are due before this, Unix ms.
 fn dues_before(run: &Arc<Directory>, due: u64) -> bool {
     run.dues().is_some_and(|(first, _)| first < due)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_abandoned_only_once_it_was_looked_at_and_long_alone() {
+        let config = EngineConfig { group_expiry_ms: 100, ..EngineConfig::default() };
+        let mut group = Group::new(GroupNo(0), "g".into(), TopicNo(0), Offset(0), 0);
+        assert!(!is_abandoned(&config, &group, 1_790_000_000_000), "nobody has looked yet");
+        group.dispatch.seen_ms = 1_000;
+        assert!(!is_abandoned(&config, &group, 1_100), "at the limit");
+        assert!(is_abandoned(&config, &group, 1_101), "one more");
+    }
 }
