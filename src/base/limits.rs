@@ -107,6 +107,8 @@ pub const GRANT_EVENTS: u32 = 1_024;
 pub const TURN_DELIVERIES: usize = 512;
 /// A grant of so many events never waits.
 pub const GRANT_SMALL: u32 = 32;
+/// Events that a partition may fire in one tick, however many partitions there are.
+pub const TICK_EVENTS: usize = 64;
 /// Members looked at in one tick while what is due is more than it may fire.
 pub const SEEK_MEMBERS: usize = 128;
 /// Bytes of deliveries on their way to one member's socket (one larger event may pass alone).
@@ -202,6 +204,10 @@ pub const ID_WINDOW_TIMES: usize = 16;
 pub const ID_READS: usize = 64;
 /// Jobs of a shard under way at once.
 pub const JOBS: usize = 1;
+/// Bytes of a file that a job reads at once, of each file that it reads.
+pub const JOB_READ_BYTES: usize = MIB;
+/// Writes of a job under way at once.
+pub const JOB_WRITES: usize = 8;
 /// Runs of one size that are merged into one.
 pub const RUN_FANOUT: usize = 8;
 /// Retries of an event before it is a dead letter, at most configurable.

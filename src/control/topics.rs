@@ -3,8 +3,6 @@
 //! Both answer with what holds in every partition of the node. A change is durable in all of them
 //! by then; one that failed may hold in some: the same again brings them together.
 
-use std::future::IntoFuture;
-
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -123,7 +121,7 @@ async fn held<D: Door>(
     bridge: &Bridge<D>,
     spec: TopicSpec,
 ) -> Result<Vec<(PartitionId, TopicRetention)>, Refused> {
-    let call = bridge.doors.any().call(Request::Topic(spec)).into_future();
+    let call = bridge.doors.any().call(Request::Topic(spec));
     let late = "a partition does not answer within 2 s; a change may hold by now: ask again";
     let answered = tokio::time::timeout(ANSWER, call).await;
     match answered.map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, late.to_owned()))? {

@@ -68,9 +68,6 @@ use space::Space;
 use step::Step;
 use turn::Turn;
 
-/// Events that a partition may fire in one tick, however many there are.
-const TICK_EVENTS: usize = 64;
-
 /// The state of one shard. See the module.
 #[derive(Debug)]
 pub struct Engine {
@@ -161,7 +158,7 @@ impl Engine {
                 let share = limits::STEP_EVENTS / 4 / partitions.len().max(1);
                 for partition in partitions.values_mut() {
                     partition.periodic_sync(step);
-                    behind |= partition.advance_time(step, share.max(TICK_EVENTS));
+                    behind |= partition.advance_time(step, share.max(limits::TICK_EVENTS));
                 }
                 front.pace(step);
                 self.behind = behind;

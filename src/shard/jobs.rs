@@ -20,15 +20,10 @@ use super::directory::partition_path;
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use crate::base::ids::{Index, PartitionId, RunNo};
+use crate::base::limits;
 use crate::base::time::Now;
 use crate::engine::Input;
 use crate::engine::jobs::{Job, JobSpec, JobStep};
-
-/// Bytes of a file that a job reads at once, of each file that it reads.
-const AHEAD_BYTES: usize = 1 << 20;
-
-/// Writes of a job under way at once.
-const WRITES: usize = 8;
 
 /// Writes of a job under way, oldest first. Waiting for each would cost the job a turn of the pump
 /// for each, too.
@@ -104,7 +99,7 @@ impl Disk {
                             made.push(run);
                             disk.write_run(partition, run, position, &bytes).await
                         } else {
-                            let room = writes.wait_for(WRITES - 1).await;
+                            let room = writes.wait_for(limits::JOB_WRITES - 1).await;
                             let disk = disk.clone();
                             writes.begin(async move {
                                 disk.write_run(partition, run, position, &bytes).await
@@ -138,7 +133,7 @@ impl Disk {
         });
     }
 
-    /// What a job wants of a file, and [`AHEAD_BYTES`] of it for what it will want next: each read
+    /// What a job wants of a file, and [`limits::JOB_READ_BYTES`] of it for what it will want next: each read
     /// costs it a turn of the pump, which is long while much comes in. What a job reads does not
     /// change any more: runs, and a log up to where it ended when the job began.
     async fn read_ahead(
@@ -154,7 +149,7 @@ impl Disk {
         {
             return bytes.slice(start..start + len);
         }
-        let much = len.max(AHEAD_BYTES);
+        let much = len.max(limits::JOB_READ_BYTES);
         let bytes = match source {
             Source::Log(segment) => {
                 let key = (partition, segment, Durable::No);

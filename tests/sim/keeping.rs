@@ -7,6 +7,7 @@ use chronosdb::base::config::EngineConfig;
 use chronosdb::base::error::ErrorCode;
 use chronosdb::base::ids::RunNo;
 
+use super::between::{ALL, Between};
 use super::keeper::{BEGIN_MS, Keeper, PARTITION, from_offset, small};
 
 /// How many looks, a ms apart, it takes until what may go is gone: memory is trimmed first.
@@ -16,31 +17,6 @@ const SOON_MS: u64 = 1_000;
 const MINUTE_MS: u64 = 60_000;
 /// As long as it takes, in these tests.
 const LONG_MS: u64 = 1_000 * MINUTE_MS;
-
-/// What happens to the process between two moments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Between {
-    Nothing,
-    Restart,
-    /// A restart that finds no checkpoint.
-    CheckpointsLost,
-}
-
-const ALL: [Between; 3] = [Between::Nothing, Between::Restart, Between::CheckpointsLost];
-
-impl Between {
-    fn happen(self, keeper: &mut Keeper) {
-        if self != Self::Nothing {
-            keeper.kill();
-            if self == Self::CheckpointsLost {
-                keeper.jobs.remove_checkpoints(PARTITION);
-            }
-            keeper.start();
-            let rot = keeper.report.as_ref().and_then(|report| report.rot.clone());
-            assert_eq!(rot, None, "nothing is damaged");
-        }
-    }
-}
 
 fn patient() -> EngineConfig {
     EngineConfig { ack_timeout_ms: LONG_MS, ..small() }

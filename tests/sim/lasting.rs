@@ -7,34 +7,12 @@ use chronosdb::base::ids::Offset;
 use chronosdb::base::limits;
 use chronosdb::base::topic_retention::TopicRetention;
 
-use super::keeper::{BEGIN_MS, Keeper, PARTITION, from_offset, small};
+use super::between::{ALL, Between};
+use super::keeper::{BEGIN_MS, Keeper, from_offset, small};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR: TopicRetention = TopicRetention::For(60 * MINUTE_MS);
 const ALL_TIME: ReplayRange = ReplayRange::Time { start: 0, end: None };
-
-/// What happens to the process between two moments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Between {
-    Nothing,
-    Restart,
-    CheckpointsLost,
-}
-
-const ALL: [Between; 3] = [Between::Nothing, Between::Restart, Between::CheckpointsLost];
-
-fn happen(between: Between, keeper: &mut Keeper) {
-    if between == Between::Nothing {
-        return;
-    }
-    keeper.kill();
-    if between == Between::CheckpointsLost {
-        keeper.jobs.remove_checkpoints(PARTITION);
-    }
-    keeper.start();
-    let rot = keeper.report.as_ref().and_then(|report| report.rot.clone());
-    assert_eq!(rot, None, "{between:?}: nothing is damaged");
-}
 
 /// The log goes on, until the first segments are gone; they hold nothing but fillers and `topic`.
 fn outlive_segments(keeper: &mut Keeper) {
@@ -52,8 +30,11 @@ fn offsets(keeper: &mut Keeper, topic: &str, range: ReplayRange) -> Vec<u64> {
 
 #[test]
 fn a_longer_one_outlives_its_segments() {
-    for between in ALL {
-        let mut keeper = Keeper::new(small());
+    // By age, and by the size of the log.
+    let by_size = || EngineConfig { retention_ms: 0, retention_bytes: 100 << 10, ..small() };
+    let setups = ALL.map(|between| (small(), between)).into_iter();
+    for (config, between) in setups.chain(ALL.map(|between| (by_size(), between))) {
+        let mut keeper = Keeper::new(config);
         assert_eq!(keeper.topic("long", Some(HOUR)), HOUR);
         // Published late, due at once, due soon, due behind the horizon.
         let late = keeper.publish("long", BEGIN_MS - MINUTE_MS);
@@ -61,7 +42,7 @@ fn a_longer_one_outlives_its_segments() {
         let soon = keeper.publish("long", BEGIN_MS + 400);
         let far = keeper.publish("long", BEGIN_MS + 10_000);
         outlive_segments(&mut keeper);
-        happen(between, &mut keeper);
+        between.happen(&mut keeper);
         assert_eq!(keeper.topic("long", None), HOUR, "{between:?}");
         let all = [late, now, soon, far];
         assert_eq!(offsets(&mut keeper, "long", ALL_TIME), all, "{between:?}");
@@ -139,7 +120,7 @@ fn a_shorter_one_hides_what_is_past_it_but_not_from_who_waits() {
         assert_eq!(offsets(&mut keeper, "short", from_offset(0)), [event], "at the limit");
         keeper.pass(1);
         keeper.leave(patient);
-        happen(between, &mut keeper);
+        between.happen(&mut keeper);
         assert_eq!(offsets(&mut keeper, "short", ALL_TIME), [0_u64; 0], "{between:?}");
         assert_eq!(offsets(&mut keeper, "short", from_offset(0)), [0_u64; 0], "{between:?}");
         assert_eq!(offsets(&mut keeper, "other", from_offset(0)), [other], "{between:?}");
@@ -164,7 +145,7 @@ fn settings_outlive_the_segments_that_said_them() {
     keeper.topic("again", Some(TopicRetention::Node));
     outlive_segments(&mut keeper);
     for between in ALL {
-        happen(between, &mut keeper);
+        between.happen(&mut keeper);
         assert_eq!(keeper.topic("never-published", None), HOUR, "{between:?}");
         assert_eq!(keeper.topic("again", None), TopicRetention::Node, "{between:?}");
         assert_eq!(keeper.topic("unknown", None), TopicRetention::Node, "{between:?}");

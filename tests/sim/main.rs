@@ -7,6 +7,8 @@
 mod admin;
 #[cfg(test)]
 mod ahead;
+#[cfg(test)]
+mod between;
 mod client;
 mod clock;
 mod content;
