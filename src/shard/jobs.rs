@@ -133,9 +133,9 @@ impl Disk {
         });
     }
 
-    /// What a job wants of a file, and [`limits::JOB_READ_BYTES`] of it for what it will want next: each read
-    /// costs it a turn of the pump, which is long while much comes in. What a job reads does not
-    /// change any more: runs, and a log up to where it ended when the job began.
+    /// What a job wants of a file, and [`limits::JOB_READ_BYTES`] of it for what it will want next:
+    /// each read costs it a turn of the pump, which is long while much comes in. What a job reads
+    /// does not change any more: runs, and a log up to where it ended when the job began.
     async fn read_ahead(
         &self,
         ahead: &mut BTreeMap<Source, (u64, Bytes)>,

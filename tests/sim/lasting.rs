@@ -7,7 +7,7 @@ use chronosdb::base::ids::Offset;
 use chronosdb::base::limits;
 use chronosdb::base::topic_retention::TopicRetention;
 
-use super::between::{ALL, Between};
+use super::between::ALL;
 use super::keeper::{BEGIN_MS, Keeper, from_offset, small};
 
 const MINUTE_MS: u64 = 60_000;
