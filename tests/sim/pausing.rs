@@ -36,6 +36,15 @@ fn a_start_alone_is_no_jump_of_the_clock() {
 }
 
 #[test]
+fn a_log_that_has_just_begun_has_no_time_to_jump_from() {
+    let mut keeper = filled(EngineConfig { jump_pause_ms: HOUR_MS, ..small() });
+    keeper.pass(120_000);
+    keeper.fill_segment("t");
+    keeper.pass(5_000);
+    assert!(keeper.removed_segments > 0, "no hour has to pass first");
+}
+
+#[test]
 fn after_a_jump_of_more_than_an_hour_nothing_goes_for_as_long_as_is_said() {
     let mut keeper = filled(EngineConfig { jump_pause_ms: HOUR_MS, ..small() });
     keeper.kill();

@@ -46,8 +46,9 @@ impl Partition {
         let log_now = self.clock.peek(step.now);
         self.see_members(log_now);
         let seen = std::mem::replace(&mut self.retention.seen_ms, log_now);
-        if log_now > seen + TRUSTED_JUMP_MS {
-            // A clock that is wrong must not empty the log: it has time to be set right.
+        if seen > 0 && log_now > seen + TRUSTED_JUMP_MS {
+            // A clock that is wrong must not empty the log: it has time to be set right. A log that
+            // has just begun has no time to jump from.
             self.retention.trusted_from_ms = now_ms + config.jump_pause_ms;
         }
         if now_ms < self.retention.trusted_from_ms {
