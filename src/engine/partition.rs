@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::dedup::{Dedup, Original};
+use super::dedup::{Dedup, IdHash, Original};
 use super::delivery::{Group, MemberKey};
 use super::effect::RecoveryReport;
 use super::flow::checkpoint::Checkpoints;
@@ -216,6 +216,8 @@ impl Partition {
         for (no, name) in view.topics() {
             self.topics.define(no, name);
         }
+        let hashes = self.proposals.take_hashes(header.base_offset).unwrap_or_default();
+        assert!(hashes.is_empty() || hashes.len() == view.len() as usize, "one for each event");
         for slot in 0..view.len() {
             let record = view.record(slot);
             let offset = header.base_offset.plus(u64::from(slot));
@@ -229,20 +231,27 @@ impl Partition {
                     group.cursor.joined(position);
                 }
             }
-            self.remember_id(header, bytes, &record, offset);
+            let hash = hashes.get(slot as usize).copied();
+            let hash = hash.unwrap_or_else(|| self.hash_of(bytes, &record));
+            debug_assert_eq!(hash, self.hash_of(bytes, &record), "computed when it was proposed");
+            self.remember_id(header, hash, &record, offset);
         }
+    }
+
+    /// The hash of a record's id.
+    pub(super) fn hash_of(&self, bytes: &[u8], record: &Record) -> IdHash {
+        let topic = &self.topics.get(record.topic).name;
+        self.dedup.hash(topic.as_bytes(), record.message_id.of(bytes))
     }
 
     /// The id of an applied event names it from now on, unless it names another one.
     pub(super) fn remember_id(
         &mut self,
         header: &EntryHeader,
-        bytes: &[u8],
+        hash: IdHash,
         record: &Record,
         offset: Offset,
     ) {
-        let id = record.message_id.of(bytes);
-        let hash = self.dedup.hash(&self.topics.get(record.topic).name, id);
         self.proposals.id_applied(hash, offset);
         let original = Original {
             offset,

@@ -89,12 +89,14 @@ pub struct OpenPublishes {
     pub base_offset: Offset,
     /// Earliest `schedule_ts` in it, Unix ms.
     pub min_schedule_ts: u64,
+    /// Hashes of the ids of its events.
+    pub hashes: Vec<IdHash>,
     /// Who waits for it.
     pub waiters: Vec<Waiter>,
 }
 
 /// A publish entry that is not applied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ProposedEntry {
     /// Its first offset.
     pub base: Offset,
@@ -104,6 +106,8 @@ pub struct ProposedEntry {
     pub index: Index,
     /// No event of it is due earlier, Unix ms.
     pub min_due: u64,
+    /// Hashes of the ids of its events, for when they are applied.
+    pub hashes: Vec<IdHash>,
 }
 
 /// See the module.
@@ -188,9 +192,18 @@ impl Proposals {
 
     /// A record with this id has been applied: the table of the applied state knows it now.
     pub fn id_applied(&mut self, hash: IdHash, offset: Offset) {
-        if self.ids.get(&hash).is_some_and(|pending| pending.offset == offset) {
-            self.ids.remove(&hash);
+        if let Entry::Occupied(pending) = self.ids.entry(hash)
+            && pending.get().offset == offset
+        {
+            pending.remove();
         }
+    }
+
+    /// Hashes of the ids of a publish entry's events, if it was proposed here: they were computed
+    /// once already.
+    pub fn take_hashes(&mut self, base: Offset) -> Option<Vec<IdHash>> {
+        let proposed = self.entries.front_mut().filter(|entry| entry.base == base)?;
+        Some(std::mem::take(&mut proposed.hashes))
     }
 
     /// A publish entry has got its index.

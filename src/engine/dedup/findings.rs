@@ -46,6 +46,11 @@ impl Findings {
         self.claims.insert((hash, run), claim);
     }
 
+    /// Whether no run was read.
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty()
+    }
+
     /// What a run says of an id.
     pub(super) fn of_run(&self, hash: IdHash, run: RunNo) -> Finding {
         match self.claims.get(&(hash, run)) {

@@ -31,10 +31,8 @@ const DISSOLVE_TABLES: usize = 64;
 /// What [`Dedup::record`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// The id was not known in memory.
-    New,
     /// The id names the new event from now on.
-    Replaced,
+    Taken,
     /// The id keeps its first, living mapping.
     Kept,
 }
@@ -104,26 +102,56 @@ impl Dedup {
     ///
     /// # Panics
     /// If the topic is longer than 65,535 bytes.
-    pub fn hash(&self, topic: &str, message_id: &[u8]) -> IdHash {
+    pub fn hash(&self, topic: impl AsRef<[u8]>, message_id: &[u8]) -> IdHash {
+        let topic = topic.as_ref();
         let topic_len = u16::try_from(topic.len()).expect("names have at most 255 bytes");
         let mut hasher = SipHasher24::new_with_key(&self.key);
         hasher.write(&topic_len.to_le_bytes());
-        hasher.write(topic.as_bytes());
+        hasher.write(topic);
         hasher.write(message_id);
         let hash = hasher.finish128();
         IdHash { high: hash.h1, low: hash.h2 }
     }
 
+    /// For each of these ids whether memory has a claim to it. All are asked before any answer is
+    /// used, so that their cache misses overlap.
+    pub fn in_memory(&self, hashes: &[IdHash]) -> Vec<bool> {
+        let mut known: Vec<bool> =
+            hashes.iter().map(|hash| self.active.get(*hash).is_some()).collect();
+        if let Some(frozen) = &self.frozen {
+            for (known, hash) in known.iter_mut().zip(hashes) {
+                *known |= frozen.window.get(*hash).is_some();
+            }
+        }
+        known
+    }
+
     /// What is to be read before [`get`](Self::get) is asked about these ids: for each of them the
     /// newest run that may have it and was not read for it, while nothing newer says that all
     /// older claims are dead. Hardly ever anything for an id that is new.
-    pub fn unread(&self, mut hashes: Vec<IdHash>, findings: &Findings) -> Vec<RunLook> {
+    pub fn unread(&self, hashes: Vec<IdHash>, findings: &Findings) -> Vec<RunLook> {
+        let known = self.in_memory(&hashes);
+        self.unread_of(hashes, &known, findings)
+    }
+
+    /// As [`unread`](Self::unread), with what [`in_memory`](Self::in_memory) has said.
+    pub fn unread_of(
+        &self,
+        mut hashes: Vec<IdHash>,
+        known: &[bool],
+        findings: &Findings,
+    ) -> Vec<RunLook> {
         let mut looks = Vec::new();
         if self.runs.newest_first().is_empty() || cfg!(bug_skip_id_runs) {
             return looks;
         }
+        assert_eq!(hashes.len(), known.len(), "each was asked about");
         let strong = |claim: Option<Claim>| claim.is_some_and(|claim| !claim.weak);
-        hashes.retain(|hash| !strong(self.active.get(*hash)) && !strong(self.frozen_claim(*hash)));
+        let mut known = known.iter();
+        hashes.retain(|hash| {
+            let known = *known.next().expect("one each");
+            !known || !strong(self.active.get(*hash)) && !strong(self.frozen_claim(*hash))
+        });
         let mut hits = Vec::new();
         for run in self.runs.newest_first() {
             run.probe_all(&hashes, &mut hits);
@@ -186,10 +214,9 @@ impl Dedup {
         assert!(original.offset >= self.memory_start(), "runs have what is older");
         let claim = Claim { original, weak: allow_duplicate };
         let active = self.active.get(hash);
-        let first = active.or_else(|| self.frozen_claim(hash));
         let lifetime = self.lifetime_at(original.append_ts);
-        if let Some(first) = first
-            && allow_duplicate
+        if allow_duplicate
+            && let Some(first) = active.or_else(|| self.frozen_claim(hash))
             && lifetime.alive(&first.original, settled)
         {
             return Recorded::Kept;
@@ -199,7 +226,7 @@ impl Dedup {
         } else {
             self.active.insert(hash, claim);
         }
-        if first.is_some() { Recorded::Replaced } else { Recorded::New }
+        Recorded::Taken
     }
 
     /// Removes dead ids from the active window: looks at about `budget` ids. Returns how many were

@@ -101,7 +101,7 @@ fn many_ids_stay_exact_and_cost_64_bytes_at_most() {
     for n in 0..count {
         let hash = dedup.hash("t", &id(n));
         assert_eq!(get(&dedup, hash, 10, |_| true), None);
-        assert_eq!(dedup.record(hash, original(n, 0, 10 + n), false, |_| true), Recorded::New);
+        assert_eq!(dedup.record(hash, original(n, 0, 10 + n), false, |_| true), Recorded::Taken);
     }
     assert_eq!(dedup.len() as u64, count);
     assert!(dedup.memory_bytes() as u64 <= 64 * count, "{} bytes", dedup.memory_bytes());

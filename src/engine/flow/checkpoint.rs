@@ -228,7 +228,8 @@ impl Partition {
                 topic.axis.insert(position, record.schedule_ts);
             }
             if offset >= self.dedup.runs().end() {
-                self.remember_id(header, body.bytes(), &record, offset);
+                let hash = self.hash_of(body.bytes(), &record);
+                self.remember_id(header, hash, &record, offset);
             }
         }
     }

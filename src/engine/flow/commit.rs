@@ -96,6 +96,7 @@ impl Partition {
                 end,
                 index,
                 min_due,
+                hashes: open.hashes,
             });
             self.proposals.wait(index, open.waiters);
         }

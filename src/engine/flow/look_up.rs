@@ -16,7 +16,7 @@ use crate::base::error::ApiError;
 use crate::base::limits;
 use crate::engine::dedup::{Findings, IdHash, RunLook};
 use crate::engine::effect::Effect;
-use crate::engine::flow::publish::Slice;
+use crate::engine::flow::publish::{Ids, Slice};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
 use crate::engine::step::Step;
@@ -27,6 +27,7 @@ impl Partition {
         &self,
         slice: &Slice,
         hashes: &[IdHash],
+        known: &[bool],
         findings: &Findings,
     ) -> Vec<RunLook> {
         if slice.allow_duplicate || self.dedup.runs().newest_first().is_empty() {
@@ -34,9 +35,10 @@ impl Partition {
         }
         // An id on its way that was found to be new is the newest there is.
         let decided =
-            |hash: &&IdHash| self.proposals.ids.get(hash).is_some_and(|pending| !pending.weak);
-        let open = hashes.iter().filter(|hash| !decided(hash)).copied().collect();
-        self.dedup.unread(open, findings)
+            |hash: &IdHash| self.proposals.ids.get(hash).is_some_and(|pending| !pending.weak);
+        let asked = hashes.iter().zip(known).filter(|(hash, _)| !decided(hash));
+        let (open, known): (Vec<IdHash>, Vec<bool>) = asked.unzip();
+        self.dedup.unread_of(open, &known, findings)
     }
 
     /// A slice waits for reads, or for the slices before it.
@@ -84,14 +86,16 @@ impl Partition {
         while events < limits::STEP_EVENTS && self.lookups.is_ready() {
             let front = self.lookups.front().expect("one is ready");
             // Memory and runs may have changed since it came.
-            let looks = self.looks(&front.slice, &front.hashes, &front.findings);
+            let known = self.dedup.in_memory(&front.hashes);
+            let looks = self.looks(&front.slice, &front.hashes, &known, &front.findings);
             if !looks.is_empty() {
                 self.lookups.ask_again(looks);
                 return self.read_ids(step);
             }
             let waiting = self.lookups.pop();
             events += waiting.hashes.len();
-            self.decide(step, &waiting.slice, &waiting.hashes, &waiting.findings);
+            let ids = Ids { hashes: &waiting.hashes, known: &known, findings: &waiting.findings };
+            self.decide(step, &waiting.slice, &ids);
         }
     }
 

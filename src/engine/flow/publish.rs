@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::recover::Phase;
-use crate::base::api::{EventOutcome, EventSpan, Placed, PublishMessage, Reply};
+use crate::base::api::{EventOutcome, EventSpan, Placed, PublishMessage, Reply, Span};
 use crate::base::config::FsyncMode;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId, ShardId, TopicNo};
@@ -146,6 +146,16 @@ pub(in crate::engine) struct Slice {
     pub(in crate::engine) allow_duplicate: bool,
 }
 
+/// What is known of the ids of a slice.
+pub(super) struct Ids<'a> {
+    /// Their hashes.
+    pub(super) hashes: &'a [IdHash],
+    /// Whether memory has a claim to each; nothing was applied since it was asked.
+    pub(super) known: &'a [bool],
+    /// What runs say.
+    pub(super) findings: &'a Findings,
+}
+
 /// What is decided about a slice while its events are taken one by one.
 struct Decisions {
     outcomes: Vec<EventOutcome>,
@@ -153,34 +163,33 @@ struct Decisions {
     waits_for: Option<Offset>,
     stored: u64,
     durable: bool,
+    /// Topic of the last event: where it lies in the message, and its number.
+    topic: Option<(Span, TopicNo)>,
 }
 
 impl Partition {
     /// A slice comes in: it is decided at once, unless runs must be asked for its ids first, or
     /// others wait before it.
     pub(in crate::engine) fn publish(&mut self, step: &mut Step<'_>, slice: Slice) {
-        let hash = |span: &EventSpan| self.dedup.hash(topic_of(&slice, span), id_of(&slice, span));
+        let topic = |span: &EventSpan| span.topic.of(&slice.bytes);
+        let hash = |span: &EventSpan| self.dedup.hash(topic(span), id_of(&slice, span));
         let hashes: Vec<IdHash> = slice.events.iter().map(hash).collect();
+        let known = self.dedup.in_memory(&hashes);
         let findings = Findings::default();
         if self.is_serving() {
-            let looks = self.looks(&slice, &hashes, &findings);
+            let looks = self.looks(&slice, &hashes, &known, &findings);
             if !looks.is_empty() || !self.lookups.is_empty() {
                 return self.park_slice(step, slice, hashes, looks);
             }
         }
-        self.decide(step, &slice, &hashes, &findings);
+        let ids = Ids { hashes: &hashes, known: &known, findings: &findings };
+        self.decide(step, &slice, &ids);
     }
 
     /// Decides on each event of a slice and adds the new ones to the open entry. The answer leaves
     /// when that entry is applied; a slice of mere duplicates is answered as soon as the last of
     /// its originals is committed.
-    pub(super) fn decide(
-        &mut self,
-        step: &mut Step<'_>,
-        slice: &Slice,
-        hashes: &[IdHash],
-        findings: &Findings,
-    ) {
+    pub(super) fn decide(&mut self, step: &mut Step<'_>, slice: &Slice, ids: &Ids<'_>) {
         if let Err(error) = self.admit(step, slice) {
             step.stats.refused += slice.events.len() as u64;
             let failed = EventOutcome::Failed(Box::new(error));
@@ -193,16 +202,17 @@ impl Partition {
             waits_for: None,
             stored: 0,
             durable: false,
+            topic: None,
         };
-        for (span, hash) in slice.events.iter().zip(hashes) {
+        for (number, span) in slice.events.iter().enumerate() {
             let known = if slice.allow_duplicate {
                 None
             } else {
-                self.original(*hash, findings, &mut decisions)
+                self.original(ids, number, &mut decisions)
             };
-            self.take(step, slice, (span, *hash), known, &mut decisions);
+            self.take(step, slice, (span, ids.hashes[number]), known, &mut decisions);
         }
-        let Decisions { outcomes, waits_for, stored, durable } = decisions;
+        let Decisions { outcomes, waits_for, stored, durable, .. } = decisions;
         step.stats.published += stored;
         self.writes.force_sync |= durable;
         let (shard, request) = (slice.shard, slice.request);
@@ -278,13 +288,18 @@ impl Partition {
             decisions.outcomes.push(EventOutcome::Duplicate(placed));
             return;
         }
-        let topic = match self.topic_number(topic_of(slice, span)) {
-            Ok(topic) => topic,
-            Err(error) => {
-                decisions.outcomes.push(EventOutcome::Failed(Box::new(error)));
-                return;
-            }
+        let same = |(last, _): &(Span, TopicNo)| last.of(message) == span.topic.of(message);
+        let topic = match decisions.topic.filter(same) {
+            Some((_, topic)) => topic,
+            None => match self.topic_number(topic_of(slice, span)) {
+                Ok(topic) => topic,
+                Err(error) => {
+                    decisions.outcomes.push(EventOutcome::Failed(Box::new(error)));
+                    return;
+                }
+            },
         };
+        decisions.topic = Some((span.topic, topic));
         let schedule_ts = match span.delay_ms {
             Some(delay) => step.now.wall_ms() + delay,
             None => span.schedule_ts,
@@ -302,6 +317,7 @@ impl Partition {
             checksum: crc32fast::hash(payload),
             allow_duplicate: slice.allow_duplicate,
         });
+        open.hashes.push(hash);
         self.proposals.next_offset = offset.plus(1);
         // The first mapping stays: an allowed duplicate never becomes the original of another.
         let pending = PendingId { offset, schedule_ts, weak: slice.allow_duplicate };
@@ -315,14 +331,17 @@ impl Partition {
     /// The first event with this id: one on its way to the log, or one in it.
     fn original(
         &self,
-        hash: IdHash,
-        findings: &Findings,
+        ids: &Ids<'_>,
+        number: usize,
         decisions: &mut Decisions,
     ) -> Option<(Offset, u64)> {
-        let settled = |original: &Original| self.is_settled(original);
-        let known = self.dedup.get(hash, self.clock.expiry_time(), findings, settled);
-        if let Some(original) = known {
-            return Some((original.offset, original.schedule_ts));
+        let hash = ids.hashes[number];
+        if ids.known[number] || !ids.findings.is_empty() {
+            let settled = |original: &Original| self.is_settled(original);
+            let known = self.dedup.get(hash, self.clock.expiry_time(), ids.findings, settled);
+            if let Some(original) = known {
+                return Some((original.offset, original.schedule_ts));
+            }
         }
         let pending = self.proposals.ids.get(&hash)?;
         decisions.waits_for = decisions.waits_for.max(Some(pending.offset));
@@ -359,6 +378,7 @@ fn open_publishes<'a>(
         append_ts: clock.stamp(step.now),
         base_offset,
         min_schedule_ts: u64::MAX,
+        hashes: Vec::new(),
         waiters: Vec::new(),
     })
 }
