@@ -22,6 +22,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_floor_tick", "the wheel rounds down"),
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
     ("bug_forget_settings_at_restart", "a topic is kept as the node says, after a restart"),
+    ("bug_never_hold_back", "publishes do not wait for jobs that are behind"),
     ("bug_open_without_dsync", "the descriptor of durable writes is an ordinary one"),
     ("bug_publish_on_full_disk", "publishes are taken while the disk has only its reserve"),
     ("bug_retention_ignores_pending", "retention asks when events came, not who awaits them"),

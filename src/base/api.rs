@@ -122,7 +122,7 @@ impl EventFault {
 }
 
 /// A publish message: its bytes and where its events lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishMessage {
     /// The protobuf message as received; shared, never copied on the way to the log's builder.
     pub bytes: Bytes,

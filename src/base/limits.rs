@@ -202,8 +202,15 @@ pub const ID_WINDOW: usize = 256 * KIB;
 pub const ID_WINDOW_TIMES: usize = 16;
 /// Reads of runs of ids that are out at once, per partition.
 pub const ID_READS: usize = 64;
-/// Jobs of a shard under way at once.
-pub const JOBS: usize = 1;
+/// Jobs of a shard under way at once that take something out of the memory.
+pub const FLUSHES: usize = 1;
+/// Jobs of a shard under way at once that make one run of several.
+pub const MERGES: usize = 1;
+/// Bytes of a shard's logs that are in no run, in percent of those at which all of its partitions
+/// would begin a flush, beyond which publishes wait until jobs have caught up.
+pub const BEHIND_MAX: u64 = 250;
+/// Below this, percent, they go on.
+pub const BEHIND_RESUME: u64 = 225;
 /// Bytes of a file that a job reads at once, of each file that it reads.
 pub const JOB_READ_BYTES: usize = MIB;
 /// Writes of a job under way at once.

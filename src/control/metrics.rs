@@ -187,6 +187,7 @@ const ENGINE_TOTALS: &[(&str, &str, OfEngine)] = &[
     ("events_past", "Events whose time is past that left the memory", |s| s.trimmed),
     ("past_pages", "Pages of the past read for groups and replays", |s| s.past_pages),
     ("segments_removed", "Segments removed by retention", |s| s.segments_removed),
+    ("publishes_held_back", "Times at which publishes had to wait for jobs", |s| s.held_back),
     ("events_gone", "Events given up for groups that were away for too long", |s| s.gone),
     // A failed write or sync stops the process: a page that can be read says 0.
     ("wal_flush_errors", "Writes or syncs of the log that failed", |_| 0),
@@ -197,6 +198,7 @@ const ENGINE_GAUGES: &[(&str, &str, OfEngine)] = &[
     ("scheduler_active_timers", "Events that are not due yet", |s| s.pending),
     ("scheduler_ready_events", "Events due and waiting for a member", |s| s.ready),
     ("wal_bytes", "Bytes of logs up to their last entries", |s| s.log_bytes),
+    ("unflushed_bytes", "Bytes of logs that no run has: memory holds them", |s| s.unflushed_bytes),
     ("scheduler_cold_store_entries", "Pending events that are only on disk", |s| s.on_disk),
     ("dedup_ids_in_memory", "Message ids remembered in memory", |s| s.ids_in_memory),
     ("dedup_ids_on_disk", "Message ids in runs", |s| s.ids_in_runs),

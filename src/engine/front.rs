@@ -17,7 +17,7 @@ use super::flow::topic::OpenTopic;
 use super::mesh::MeshMessage;
 use super::step::Step;
 use crate::base::api::Request;
-use crate::base::ids::{Caller, SessionId, SubscriptionId};
+use crate::base::ids::{Caller, SessionId, ShardId, SubscriptionId};
 use crate::base::limits;
 
 /// A request with answers outstanding.
@@ -52,12 +52,20 @@ pub struct Front {
     /// Streams that wait for time.
     timed: BTreeSet<SubscriptionId>,
     last_stream: u64,
+    /// Shards whose jobs are far behind.
+    pub(super) behind: BTreeSet<ShardId>,
 }
 
 impl Front {
     /// Whether one more request finds room in both tables.
     pub fn has_room(&self) -> bool {
         self.open_requests() < limits::OPEN_REQUESTS && self.streams.len() < limits::OPEN_STREAMS
+    }
+
+    /// Whether no shard's jobs are so far behind that publishes have to wait.
+    pub fn takes_publishes(&self) -> bool {
+        // Known bad: memory grows for as long as producers are faster than jobs.
+        self.behind.is_empty() || cfg!(bug_never_hold_back)
     }
 
     /// Requests without an answer.

@@ -210,6 +210,8 @@ pub struct Horizon {
     pub ids_wanted: Offset,
     /// Bytes of the log behind it, about.
     pub unflushed_bytes: u64,
+    /// Of those and the flush's, what a start has found: it holds no publish back.
+    pub inherited_bytes: u64,
     /// Bytes of the log that the flush under way carries, about.
     pub flushing_bytes: u64,
     /// Up to here events are in the wheel, Unix ms.
@@ -262,6 +264,7 @@ impl Horizon {
             on_runs: Offset(0),
             ids_wanted: Offset(0),
             unflushed_bytes: 0,
+            inherited_bytes: 0,
             flushing_bytes: 0,
             armed_to: 0,
             unarmed: 0,

@@ -56,6 +56,11 @@ pub enum MeshMessage {
         /// Place in the request, and the outcome.
         outcomes: Vec<(u32, AckOutcome)>,
     },
+    /// The sender's jobs are so far behind that publishes have to wait, or have caught up.
+    JobsBehind {
+        /// Which.
+        is_behind: bool,
+    },
     /// A member opens its stream on one partition.
     Join {
         /// The stream on the asking shard.

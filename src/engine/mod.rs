@@ -45,6 +45,7 @@ pub mod turn;
 pub mod wheel;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
@@ -58,10 +59,12 @@ use crate::base::route;
 use crate::base::time::Now;
 pub use flow::cut::{Cut, NoCut};
 use flow::fire::{JoinRequest, member_key};
+use flow::hold_back;
 use flow::publish::Slice;
 use flow::replay::Page;
 pub use flow::replicate::ReplicaStatus;
 use front::Front;
+use jobs::places::Places;
 use mesh::MeshMessage;
 use partition::Partition;
 use space::Space;
@@ -79,8 +82,7 @@ pub struct Engine {
     turn: Turn,
     space: Space,
     stats: EngineStats,
-    /// Jobs under way.
-    jobs: usize,
+    jobs: Places,
     /// More is due than the last step could handle.
     behind: bool,
     draining: bool,
@@ -105,7 +107,7 @@ impl Engine {
             front: Front::default(),
             local: VecDeque::new(),
             turn: Turn::default(),
-            jobs: 0,
+            jobs: Places::default(),
             stats: EngineStats::default(),
             behind: false,
             draining: false,
@@ -186,17 +188,21 @@ impl Engine {
         own.chain(self.front.next_pace_us(now)).min()
     }
 
-    /// Whether one more [`Input::Request`] may be given.
+    /// Whether one more [`Input::Request`] may be given that is no publish.
     pub fn has_room(&self) -> bool {
         self.front.has_room() && !self.draining
+    }
+
+    /// Whether one more publish may be given: not while jobs are far behind (`flow::hold_back`).
+    pub fn takes_publishes(&self) -> bool {
+        self.has_room() && self.front.takes_publishes()
     }
 
     /// By how much jobs are behind: bytes of the logs that are not flushed, in percent of those at
     /// which every partition would begin a flush.
     pub fn jobs_behind(&self) -> u64 {
         let bytes: u64 = self.partitions.values().map(Partition::unflushed).sum();
-        let at = flow::flush::flush_at(&self.config) * self.partitions.len().max(1) as u64;
-        bytes.saturating_mul(100) / at
+        hold_back::percent_behind(&self.config, self.partitions.len(), bytes)
     }
 
     /// Fills the buffer lent for a planned write. Called once, while its effect is run.
@@ -222,7 +228,7 @@ impl Engine {
         stats.open_requests = front.open_requests() as u64;
         stats.subscriptions = front.open_streams() as u64;
         (stats.pending, stats.ready, stats.in_flight, stats.indexed) = (0, 0, 0, 0);
-        (stats.on_disk, stats.log_bytes) = (0, 0);
+        (stats.on_disk, stats.log_bytes, stats.unflushed_bytes) = (0, 0, 0);
         (stats.ids_in_memory, stats.ids_in_runs, stats.waiting_publishes) = (0, 0, 0);
         stats.high_watermarks.clear();
         stats.groups.clear();
@@ -265,8 +271,18 @@ fn turn_end(
     partitions: &mut BTreeMap<PartitionId, Partition>,
     step: &mut Step<'_>,
 ) {
-    for partition in partitions.values_mut() {
+    // The one that has begun a job last is the last to be asked for another.
+    let behind = step.jobs.last().map_or(Unbounded, Excluded);
+    for (_, partition) in partitions.range_mut((behind, Unbounded)) {
         partition.horizon_on(step);
+    }
+    if let Excluded(last) = behind {
+        for (_, partition) in partitions.range_mut(..=last) {
+            partition.horizon_on(step);
+        }
+    }
+    hold_back::tell_behind(partitions, step);
+    for partition in partitions.values_mut() {
         partition.offer_dirty(step);
     }
     while let Some(grant) = step.turn.next_grant() {
@@ -305,6 +321,7 @@ fn hear(
 ) {
     use MeshMessage as M;
     match message {
+        M::JobsBehind { is_behind } => front.jobs_behind(from, is_behind),
         M::Publish { request, partition, bytes, events, allow_duplicate } => {
             let slice = Slice { shard: from, request, bytes, events, allow_duplicate };
             own(partitions, partition).publish(step, slice);

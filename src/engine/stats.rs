@@ -39,7 +39,11 @@ pub struct EngineStats {
     pub replayed: u64,
     /// Flushes and merges begun.
     pub jobs: u64,
-    /// Of those, given up because the disk was full.
+    /// Times at which publishes had to wait for jobs.
+    pub held_back: u64,
+    /// Bytes of the logs that no run has, now.
+    pub unflushed_bytes: u64,
+    /// Of the jobs, given up because the disk was full.
     pub jobs_given_up: u64,
     /// Loads of what is due soon out of runs.
     pub loads: u64,
@@ -132,6 +136,8 @@ impl Default for EngineStats {
             reads: 0,
             replayed: 0,
             jobs: 0,
+            held_back: 0,
+            unflushed_bytes: 0,
             jobs_given_up: 0,
             loads: 0,
             checkpoints: 0,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::effect::Effect;
+use super::jobs::places::Places;
 use super::mesh::MeshMessage;
 use super::space::Space;
 use super::stats::EngineStats;
@@ -29,8 +30,8 @@ pub struct Step<'a> {
     pub turn: &'a mut Turn,
     /// The room that the disk has.
     pub space: &'a mut Space,
-    /// Jobs of the shard that are under way.
-    pub jobs: &'a mut usize,
+    /// Places for jobs of the shard.
+    pub jobs: &'a mut Places,
     /// Counters.
     pub stats: &'a mut EngineStats,
 }

@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::inbox::Inbox;
+use super::inbox::{Asks, Inbox};
 use super::stats::{Counters, ShardStats};
 use crate::base::api::{Delivery, Replayed, Reply, Request};
 use crate::base::error::{ApiError, ErrorCode};
@@ -281,7 +281,10 @@ impl Desk {
                 Note::Order(order) => ordered(order),
             }
         }
-        while self.inbox.poll_room(cx).is_ready() {
+        // A knock cannot be looked at before it is let in: each waits for room for either.
+        while self.inbox.poll_room(cx, Asks::Publish).is_ready()
+            && self.inbox.poll_room(cx, Asks::Other).is_ready()
+        {
             let Poll::Ready(Some(knock)) = door.knocks.poll_recv(cx) else { break };
             self.let_in(knock);
         }

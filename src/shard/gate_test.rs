@@ -29,7 +29,7 @@ impl Place {
         let opened = self.gate.open(Request::Partitions(None));
         let stream = block_on(opened).expect("there is room");
         self.turn();
-        let (from, _) = self.inbox.take_request().expect("the request came in");
+        let (from, _) = self.inbox.take_request(true).expect("the request came in");
         (stream, from)
     }
 }
@@ -41,7 +41,7 @@ fn a_call_is_answered() {
     let mut call = pin!(gate.call(Request::Partitions(None)));
     assert!(block_on(poll_once(&mut call)).is_none());
     place.turn();
-    let (from, _) = place.inbox.take_request().expect("the request came in");
+    let (from, _) = place.inbox.take_request(true).expect("the request came in");
     assert!(is_gate(from.session) && place.desk.is_open(from.session));
     place.desk.reply(from, Reply::Partitions(vec![]));
     let answer = block_on(poll_once(&mut call)).expect("answered");
@@ -55,7 +55,7 @@ fn a_failure_is_an_error_and_an_ended_shard_too() {
     let mut call = pin!(gate.call(Request::Partitions(None)));
     assert!(block_on(poll_once(&mut call)).is_none());
     place.turn();
-    let (from, _) = place.inbox.take_request().expect("the request came in");
+    let (from, _) = place.inbox.take_request(true).expect("the request came in");
     place.desk.reply(from, Reply::Failed(ApiError::invalid("no")));
     let answer = block_on(poll_once(&mut call)).expect("answered");
     assert_eq!(answer.expect_err("an error").code, ErrorCode::InvalidArgument);
@@ -101,14 +101,14 @@ fn a_stream_dropped_before_it_is_let_in_is_never_opened() {
     let mut place = Place::new();
     drop(block_on(place.gate.open(Request::Partitions(None))).expect("there is room"));
     place.turn();
-    assert!(place.inbox.take_request().is_none() && place.inbox.take().is_none());
+    assert!(place.inbox.take_request(true).is_none() && place.inbox.take().is_none());
 }
 
 #[test]
 fn callers_wait_when_the_shard_is_full() {
     let mut place = Place::new();
     for correlation in 0.. {
-        if !place.inbox.has_room() {
+        if !place.inbox.has_room(Asks::Other) {
             break;
         }
         let from = Caller { session: SessionId(1), correlation };
@@ -121,7 +121,7 @@ fn callers_wait_when_the_shard_is_full() {
     }
     place.turn();
     assert!(!place.desk.wants_stats(), "nobody is let in while the inbox is full");
-    while place.inbox.take_request().is_some() {}
+    while place.inbox.take_request(true).is_some() {}
     place.turn();
     assert!(place.desk.wants_stats());
     assert_eq!(place.desk.stats.borrow().len(), WAITING);
@@ -140,7 +140,7 @@ fn nobody_is_let_in_while_the_shard_drains() {
     assert_eq!(refused.code, ErrorCode::Unavailable);
     let end = block_on(stream.next());
     assert!(matches!(end, Some(StreamMessage::End(Err(e))) if e.code == ErrorCode::Unavailable));
-    assert!(place.inbox.take_request().is_none());
+    assert!(place.inbox.take_request(true).is_none());
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What has happened and waits to be told to the engine.
 //!
-//! Two queues: happenings (completions, messages of other shards, sent bytes, closed sessions),
-//! which are always taken and are bounded by what the engine has asked for, and requests, which are
-//! taken only while the engine has room and are bounded here: when the queue is full, sessions and
-//! the gate wait for room and stop reading. One task, the pump, takes from both; a push wakes it at
-//! most once per turn.
+//! Happenings (completions, messages of other shards, sent bytes, closed sessions) are always taken
+//! and are bounded by what the engine has asked for. Requests are taken only while the engine has
+//! room and are bounded here: when a queue is full, sessions and the gate wait for room and stop
+//! reading. Publishes have a queue of their own, since they may have to wait for jobs where all
+//! else may not; otherwise what comes first is taken first. One task, the pump, takes from all; a
+//! push wakes it at most once per turn.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,16 +15,32 @@ use crate::base::api::Request;
 use crate::base::ids::Caller;
 use crate::engine::Input;
 
-/// Requests that wait for the pump at most.
+/// Requests that wait for the pump at most: publishes, and as many others.
 const REQUESTS: usize = 2_048;
 /// Bytes of the publish messages among them at most; one larger message passes alone.
 const REQUEST_BYTES: usize = 32 << 20;
+
+/// A request, its number, and who asks.
+type Waiting = (u64, Caller, Request);
+
+/// What a request is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// To store events.
+    Publish,
+    /// Anything else.
+    Other,
+}
 
 /// The queues of one shard. Shared by the tasks of its executor.
 #[derive(Default)]
 pub(super) struct Inbox {
     happenings: RefCell<VecDeque<Input>>,
-    requests: RefCell<VecDeque<(Caller, Request)>>,
+    publishes: RefCell<VecDeque<Waiting>>,
+    /// All other requests.
+    others: RefCell<VecDeque<Waiting>>,
+    /// Number of the next request.
+    next: Cell<u64>,
     request_bytes: Cell<usize>,
     /// The pump's, while it sleeps.
     pump: Cell<Option<Waker>>,
@@ -40,20 +57,27 @@ impl Inbox {
 
     /// Asks the engine for something. The caller has waited for [`Inbox::poll_room`].
     pub(super) fn push_request(&self, from: Caller, request: Request) {
+        let number = self.next.replace(self.next.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + size(&request));
-        self.requests.borrow_mut().push_back((from, request));
+        let queue = self.queue(asks(&request));
+        queue.borrow_mut().push_back((number, from, request));
         self.wake();
     }
 
-    /// Whether a request may be pushed.
-    pub(super) fn has_room(&self) -> bool {
-        self.requests.borrow().len() < REQUESTS && self.request_bytes.get() < REQUEST_BYTES
+    /// Whether such a request may be pushed.
+    pub(super) fn has_room(&self, asks: Asks) -> bool {
+        let bytes = asks == Asks::Other || self.request_bytes.get() < REQUEST_BYTES;
+        bytes && self.queue(asks).borrow().len() < REQUESTS
     }
 
-    /// Ready when a request may be pushed; else the task of `cx` is woken when it is time to ask
-    /// again.
-    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.has_room() {
+    fn queue(&self, asks: Asks) -> &RefCell<VecDeque<Waiting>> {
+        if asks == Asks::Publish { &self.publishes } else { &self.others }
+    }
+
+    /// Ready when such a request may be pushed; else the task of `cx` is woken when it is time to
+    /// ask again.
+    pub(super) fn poll_room(&self, cx: &Context<'_>, asks: Asks) -> Poll<()> {
+        if self.has_room(asks) {
             return Poll::Ready(());
         }
         self.waiting.borrow_mut().push(cx.waker().clone());
@@ -65,25 +89,35 @@ impl Inbox {
         self.happenings.borrow_mut().pop_front()
     }
 
-    /// The next request, for the pump; only while the engine has room.
-    pub(super) fn take_request(&self) -> Option<(Caller, Request)> {
-        let taken = self.requests.borrow_mut().pop_front()?;
-        self.request_bytes.set(self.request_bytes.get() - size(&taken.1));
-        if !self.waiting.borrow().is_empty() && self.requests.borrow().len() <= REQUESTS / 2 {
+    /// The next request, for the pump; only while the engine has room, and publishes only while it
+    /// takes them.
+    pub(super) fn take_request(&self, publishes: bool) -> Option<(Caller, Request)> {
+        let number = |asks| self.queue(asks).borrow().front().map(|waiting| waiting.0);
+        let publish = number(Asks::Publish).filter(|_| publishes);
+        let first = match (publish, number(Asks::Other)) {
+            (Some(publish), other) if other.is_none_or(|other| publish < other) => Asks::Publish,
+            (_, Some(_)) => Asks::Other,
+            (_, None) => return None,
+        };
+        let (_, from, request) = self.queue(first).borrow_mut().pop_front()?;
+        self.request_bytes.set(self.request_bytes.get() - size(&request));
+        let some = self.queue(first).borrow().len() <= REQUESTS / 2;
+        if some && !self.waiting.borrow().is_empty() {
             self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
         }
-        Some(taken)
+        Some((from, request))
     }
 
-    /// Whether there is something to take.
-    pub(super) fn has_work(&self, engine_has_room: bool) -> bool {
+    /// Whether there is something to take: where the engine has room, and takes publishes.
+    pub(super) fn has_work(&self, has_room: bool, publishes: bool) -> bool {
+        let any = |asks| !self.queue(asks).borrow().is_empty();
         !self.happenings.borrow().is_empty()
-            || (engine_has_room && !self.requests.borrow().is_empty())
+            || has_room && (any(Asks::Other) || publishes && any(Asks::Publish))
     }
 
     /// Requests that wait.
     pub(super) fn waiting_requests(&self) -> usize {
-        self.requests.borrow().len()
+        self.publishes.borrow().len() + self.others.borrow().len()
     }
 
     /// Remembers the pump's waker; the next push uses it.
@@ -99,6 +133,11 @@ impl Inbox {
     }
 }
 
+/// What a request is.
+pub(super) fn asks(request: &Request) -> Asks {
+    if matches!(request, Request::Publish(_)) { Asks::Publish } else { Asks::Other }
+}
+
 /// The bytes a request holds on to, about.
 pub(super) fn size(request: &Request) -> usize {
     match request {
@@ -110,38 +149,78 @@ pub(super) fn size(request: &Request) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::api::PublishMessage;
     use crate::base::ids::SessionId;
 
-    fn ask(inbox: &Inbox, correlation: u64) {
+    fn ask(inbox: &Inbox, correlation: u64, asks: Asks) {
         let from = Caller { session: SessionId(1), correlation };
-        inbox.push_request(from, Request::Partitions(None));
+        let request = match asks {
+            Asks::Publish => Request::Publish(PublishMessage::default()),
+            Asks::Other => Request::Partitions(None),
+        };
+        inbox.push_request(from, request);
+    }
+
+    fn take(inbox: &Inbox, publishes: bool) -> Option<u64> {
+        inbox.take_request(publishes).map(|(from, _)| from.correlation)
     }
 
     #[test]
     fn requests_are_bounded_and_keep_their_order() {
+        for asks in [Asks::Publish, Asks::Other] {
+            let inbox = Inbox::default();
+            for i in 0..REQUESTS {
+                assert!(inbox.has_room(asks));
+                ask(&inbox, i as u64, asks);
+            }
+            assert!(!inbox.has_room(asks));
+            let cx = Context::from_waker(Waker::noop());
+            assert!(inbox.poll_room(&cx, asks).is_pending(), "full: wait");
+            let other = if asks == Asks::Publish { Asks::Other } else { Asks::Publish };
+            assert!(inbox.poll_room(&cx, other).is_ready(), "the other queue is empty");
+            for i in 0..REQUESTS / 2 {
+                assert_eq!(take(&inbox, true), Some(i as u64));
+            }
+            assert!(inbox.poll_room(&cx, asks).is_ready(), "half empty: go on");
+            assert!(inbox.waiting.borrow().is_empty(), "who waited was woken");
+        }
+    }
+
+    #[test]
+    fn bytes_of_publishes_are_bounded_and_hold_nothing_else_back() {
         let inbox = Inbox::default();
-        for i in 0..REQUESTS {
-            assert!(inbox.has_room());
-            ask(&inbox, i as u64);
+        let from = Caller { session: SessionId(1), correlation: 0 };
+        let bytes = vec![0; REQUEST_BYTES].into();
+        let message = PublishMessage { bytes, ..PublishMessage::default() };
+        inbox.push_request(from, Request::Publish(message));
+        assert!(!inbox.has_room(Asks::Publish) && inbox.has_room(Asks::Other));
+        take(&inbox, true).expect("one");
+        assert!(inbox.has_room(Asks::Publish));
+    }
+
+    #[test]
+    fn what_came_first_is_taken_first_but_for_publishes_that_have_to_wait() {
+        let inbox = Inbox::default();
+        for (number, asks) in
+            [Asks::Publish, Asks::Other, Asks::Publish, Asks::Other].into_iter().enumerate()
+        {
+            ask(&inbox, number as u64, asks);
         }
-        assert!(!inbox.has_room());
-        let cx = Context::from_waker(Waker::noop());
-        assert!(inbox.poll_room(&cx).is_pending(), "full: wait");
-        for i in 0..REQUESTS / 2 {
-            let (from, _) = inbox.take_request().expect("one");
-            assert_eq!(from.correlation, i as u64);
-        }
-        assert!(inbox.poll_room(&cx).is_ready(), "half empty: go on");
-        assert!(inbox.waiting.borrow().is_empty(), "who waited was woken");
+        assert_eq!(take(&inbox, true), Some(0));
+        assert_eq!(take(&inbox, false), Some(1));
+        assert_eq!(take(&inbox, false), Some(3), "passes the publish");
+        assert!(take(&inbox, false).is_none() && !inbox.has_work(true, false));
+        assert!(inbox.has_work(true, true));
+        assert_eq!(take(&inbox, true), Some(2));
     }
 
     #[test]
     fn happenings_come_even_when_the_engine_is_full() {
         let inbox = Inbox::default();
-        ask(&inbox, 1);
-        assert!(inbox.has_work(true) && !inbox.has_work(false));
+        ask(&inbox, 1, Asks::Other);
+        assert!(inbox.has_work(true, false) && !inbox.has_work(false, false));
         inbox.push(Input::Tick);
-        assert!(inbox.has_work(false));
+        assert!(inbox.has_work(false, false));
         assert!(matches!(inbox.take(), Some(Input::Tick)));
         assert!(inbox.take().is_none());
     }

@@ -119,7 +119,7 @@ impl<F: Fn(Milestone)> Pump<F> {
             self.drain();
             // While it has more to do the shard is not alone in the world: sockets, disks and other
             // shards are looked at.
-            if self.world.inbox.has_work(self.engine.has_room()) || self.is_due() {
+            if self.has_work() || self.is_due() {
                 breathe().await;
             }
             self.wait().await;
@@ -130,6 +130,11 @@ impl<F: Fn(Milestone)> Pump<F> {
     fn is_due(&self) -> bool {
         let now = Now::read();
         self.engine.next_deadline(now).is_some_and(|at| at <= now.boot_us)
+    }
+
+    /// Whether something has happened, or is asked that the engine takes now.
+    fn has_work(&self) -> bool {
+        self.world.inbox.has_work(self.engine.has_room(), self.engine.takes_publishes())
     }
 
     /// One turn.
@@ -172,7 +177,8 @@ impl<F: Fn(Milestone)> Pump<F> {
     /// The next request of a session that is still there, if the engine has room for one.
     fn next_request(&mut self) -> Option<Input> {
         while self.engine.has_room() {
-            let (from, request) = self.world.inbox.take_request()?;
+            let publishes = self.engine.takes_publishes();
+            let (from, request) = self.world.inbox.take_request(publishes)?;
             if self.world.route.is_open(from.session) {
                 return Some(Input::Request { from, request });
             }
@@ -281,7 +287,7 @@ impl<F: Fn(Milestone)> Pump<F> {
         }
         let World { inbox, mesh, route, .. } = &self.world;
         if self.engine.is_drained()
-            && !inbox.has_work(true)
+            && !inbox.has_work(true, true)
             && mesh.is_flushed()
             && route.is_flushed()
         {
@@ -300,7 +306,7 @@ impl<F: Fn(Milestone)> Pump<F> {
             let ordered =
                 orders.stop.get() || (orders.drain.get() && self.draining == Draining::No);
             let asked = desk.wants_stats() || desk.wants_cuts();
-            if ordered || inbox.has_work(self.engine.has_room()) || asked {
+            if ordered || self.has_work() || asked {
                 return Poll::Ready(());
             }
             let now = Now::read();

@@ -24,7 +24,7 @@ use glommio::net::TcpStream;
 use super::backlog::Backlog;
 use super::clock::breathe;
 use super::gate::{StreamMessage, shutting_down};
-use super::inbox;
+use super::inbox::{self, Asks};
 use super::ledger::{Ledger, opens_stream};
 use super::listener::{Permit, Place, Shared};
 use super::outgoing::{Flushed, Leave, Outgoing, Sent};
@@ -168,7 +168,9 @@ impl Connection {
                 }
                 break;
             }
-            if !poll_fn(|cx| self.poll_ready(cx)).await {
+            let publishes = matches!(header.kind, FrameKind::Publish | FrameKind::PublishBatch);
+            let asks = if publishes { Asks::Publish } else { Asks::Other };
+            if !poll_fn(|cx| self.poll_ready(cx, asks)).await {
                 return Ok(None);
             }
             let next = FrameDecoder::Requests.next(received).map_err(frame::FrameFault::error)?;
@@ -185,7 +187,7 @@ impl Connection {
     }
 
     /// Ready when the next frame may be worked on; `false` when the connection is closed.
-    fn poll_ready(self: &Rc<Self>, cx: &Context<'_>) -> Poll<bool> {
+    fn poll_ready(self: &Rc<Self>, cx: &Context<'_>, asks: Asks) -> Poll<bool> {
         if !self.state.borrow().out.has_room() {
             self.flush_own();
         }
@@ -194,7 +196,7 @@ impl Connection {
             return Poll::Ready(false);
         }
         let room = !state.draining && state.ledger.has_room() && state.out.has_room();
-        if room && self.shared.inbox.poll_room(cx).is_ready() {
+        if room && self.shared.inbox.poll_room(cx, asks).is_ready() {
             return Poll::Ready(true);
         }
         state.reader = Some(cx.waker().clone());

@@ -265,7 +265,7 @@ impl World {
         let s = self.node.as_mut().expect("alive").shard(shard);
         s.turns += 1;
         let audit = s.turns.is_multiple_of(AUDIT_TURNS);
-        let more = !s.inbox.is_empty() || (!s.parked.is_empty() && s.engine.has_room());
+        let more = !s.inbox.is_empty() || s.next_parked().is_some();
         let deadline_us = s.engine.next_deadline(now);
         let planned_us = s.tick_us;
         if more {

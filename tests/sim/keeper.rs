@@ -169,6 +169,22 @@ impl Keeper {
         assert!(self.report.is_some(), "a start comes to its end");
     }
 
+    /// The job that is held runs to its end, and so do those behind it.
+    pub fn release_job(&mut self) {
+        self.holds_jobs = false;
+        let done = loop {
+            if let Some(done) = self.jobs.advance(PARTITION, &self.disk, u64::MAX) {
+                break done;
+            }
+        };
+        self.give(done);
+    }
+
+    /// Whether a publish would be given to the engine now.
+    pub fn takes_publishes(&self) -> bool {
+        self.engine.takes_publishes()
+    }
+
     pub fn set_config(&mut self, change: impl FnOnce(&mut EngineConfig)) {
         change(&mut self.config);
     }

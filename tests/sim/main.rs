@@ -19,6 +19,8 @@ mod disk;
 mod drive;
 mod groups;
 mod heal;
+#[cfg(test)]
+mod holding;
 mod jobs;
 #[cfg(test)]
 mod keeper;

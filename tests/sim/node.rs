@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use chronosdb::base::api::Request;
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::ids::{PartitionId, SessionId, ShardId};
 use chronosdb::base::route;
@@ -86,8 +87,8 @@ impl Shard {
             let input = self.inbox.pop_front()?;
             match &input {
                 Input::Request { .. } | Input::Drain => {
-                    let now = self.parked.is_empty() && self.engine.has_room();
-                    if now {
+                    let first = self.parked.iter().all(|parked| passes(&input, parked));
+                    if first && self.has_room_for(&input) {
                         return Some(input);
                     }
                     self.parked.push_back(input);
@@ -104,7 +105,20 @@ impl Shard {
 
     /// The oldest parked input, if there is room for it.
     pub fn unpark(&mut self) -> Option<Input> {
-        if self.engine.has_room() { self.parked.pop_front() } else { None }
+        let at = self.next_parked()?;
+        self.parked.remove(at)
+    }
+
+    /// Which of the parked may be given now: what waits for jobs is passed by all else, but for the
+    /// order to drain.
+    pub fn next_parked(&self) -> Option<usize> {
+        let at = self.parked.iter().position(|input| self.has_room_for(input))?;
+        let mut before = self.parked.iter().take(at);
+        before.all(|parked| passes(&self.parked[at], parked)).then_some(at)
+    }
+
+    fn has_room_for(&self, input: &Input) -> bool {
+        if is_publish(input) { self.engine.takes_publishes() } else { self.engine.has_room() }
     }
 
     fn forget(&mut self, closed: SessionId) {
@@ -113,4 +127,13 @@ impl Shard {
             _ => true,
         });
     }
+}
+
+fn is_publish(input: &Input) -> bool {
+    matches!(input, Input::Request { request: Request::Publish(_), .. })
+}
+
+/// Whether `input` may be given though `parked` came first and still waits.
+fn passes(input: &Input, parked: &Input) -> bool {
+    is_publish(parked) && !is_publish(input) && !matches!(input, Input::Drain)
 }

@@ -98,6 +98,7 @@ impl Partition {
         stats.in_flight += status.in_flight;
         stats.indexed += self.indexed();
         stats.log_bytes += self.sparse.bytes();
+        stats.unflushed_bytes += self.unflushed();
         stats.on_disk += self.horizon.on_disk;
         stats.ids_in_memory += self.dedup.len() as u64;
         stats.ids_in_runs += self.dedup.runs().rows();

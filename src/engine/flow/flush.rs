@@ -21,6 +21,7 @@ use crate::engine::effect::Effect;
 use crate::engine::horizon::{BlockFlow, Drop, RunningJob, merge_from};
 use crate::engine::jobs::flush::FlushSpec;
 use crate::engine::jobs::merge::{Gone, MergeSpec};
+use crate::engine::jobs::places::Kind;
 use crate::engine::jobs::{JobOutcome, JobSpec};
 use crate::engine::partition::Partition;
 use crate::engine::runs::{Directory, DueSource, RunKind};
@@ -43,7 +44,6 @@ impl Partition {
     fn start_job(&mut self, step: &mut Step<'_>) {
         let ready = self.phase == Phase::Serving
             && self.horizon.job.is_none()
-            && *step.jobs < limits::JOBS
             && !step.space.is_low()
             && self.horizon.drops.is_empty();
         if !ready {
@@ -51,11 +51,17 @@ impl Partition {
         }
         if self.horizon.unflushed_bytes >= flush_at(step.config) {
             if self.horizon.flushed < self.applied_end {
-                return self.start_flush(step);
+                if step.jobs.has_room(Kind::Flush) {
+                    self.start_flush(step);
+                }
+                return;
             }
             // Nothing but settlements: the state alone has moved.
             self.horizon.unflushed_bytes = 0;
             self.checkpoints.wanted = true;
+        }
+        if !step.jobs.has_room(Kind::Merge) {
+            return;
         }
         let horizon = &self.horizon;
         for kind in [RunKind::Carried, RunKind::Index] {
@@ -98,8 +104,7 @@ impl Partition {
         self.horizon.flushing_bytes = if all { bytes } else { bytes.min(part) };
         self.horizon.unflushed_bytes -= self.horizon.flushing_bytes;
         self.horizon.flushed = offsets.end;
-        self.horizon.job = Some(RunningJob::Flush { offsets, far });
-        self.begin_job(step, JobSpec::Flush(spec));
+        self.begin_job(step, RunningJob::Flush { offsets, far }, JobSpec::Flush(spec));
     }
 
     fn start_merge(&mut self, step: &mut Step<'_>, kind: RunKind, range: Range<usize>) {
@@ -108,8 +113,8 @@ impl Partition {
         self.horizon.last_run = RunNo(self.horizon.last_run.0 + 1);
         let run = self.horizon.last_run;
         let numbers = inputs.iter().map(|input| input.head().ids.run).collect();
-        self.horizon.job = Some(RunningJob::Merge { kind, inputs: numbers });
-        self.begin_job(step, JobSpec::Merge(MergeSpec { inputs, run, gone }));
+        let job = RunningJob::Merge { kind, inputs: numbers };
+        self.begin_job(step, job, JobSpec::Merge(MergeSpec { inputs, run, gone }));
     }
 
     /// What a merge of these runs may leave out.
@@ -131,16 +136,17 @@ impl Partition {
         self.horizon.unflushed_bytes + self.horizon.flushing_bytes
     }
 
-    pub(super) fn begin_job(&mut self, step: &mut Step<'_>, job: JobSpec) {
-        *step.jobs += 1;
+    pub(super) fn begin_job(&mut self, step: &mut Step<'_>, running: RunningJob, job: JobSpec) {
+        step.jobs.begin(self.id, running.kind());
+        self.horizon.job = Some(running);
         step.stats.jobs += 1;
         step.effects.push(Effect::StartJob { partition: self.id, job });
     }
 
     /// A job is over: its run counts, unless there is none.
     pub(in crate::engine) fn job_done(&mut self, step: &mut Step<'_>, outcome: JobOutcome) {
-        *step.jobs -= 1;
         let job = self.horizon.job.take().expect("one job at a time");
+        step.jobs.end(job.kind());
         if let Some(fault) = outcome.fault {
             // The log or a run is damaged. Nothing may be lost for it: the next start's scan tells
             // what is, and until then nobody knows what else this disk returns.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use super::recover::Phase;
 use crate::base::ids::{RunNo, TopicNo};
-use crate::base::limits;
 use crate::engine::dedup::{RunDirectory, RunIds};
 use crate::engine::horizon::RunningJob;
 use crate::engine::jobs::JobSpec;
 use crate::engine::jobs::ids::{IdFlushSpec, IdMergeSpec, Living, Settled};
+use crate::engine::jobs::places::Kind;
 use crate::engine::partition::Partition;
 use crate::engine::step::Step;
 
@@ -32,14 +32,15 @@ impl Partition {
         let behind = self.dedup.runs().end() < self.horizon.ids_wanted;
         let bound = if behind { 0 } else { step.config.id_window };
         self.dedup.freeze(bound, self.applied_end);
-        let busy = self.horizon.job.is_some() || *step.jobs >= limits::JOBS;
-        if busy || step.space.is_low() {
+        if self.horizon.job.is_some() || step.space.is_low() {
             return;
         }
         // First the merge: before the next run comes there must be room for it.
         if let Some(range) = self.dedup.runs().plan() {
-            self.start_id_merge(step, range);
-        } else if self.dedup.frozen().is_some() {
+            if step.jobs.has_room(Kind::Merge) {
+                self.start_id_merge(step, range);
+            }
+        } else if self.dedup.frozen().is_some() && step.jobs.has_room(Kind::Flush) {
             self.start_id_flush(step);
         }
     }
@@ -47,15 +48,18 @@ impl Partition {
     fn start_id_flush(&mut self, step: &mut Step<'_>) {
         let frozen = self.dedup.frozen().expect("asked for by the caller").clone();
         let (living, run) = (self.living_ids(), self.next_id_run());
-        self.horizon.job = Some(RunningJob::FlushIds);
-        self.begin_job(step, JobSpec::FlushIds(IdFlushSpec { frozen, living, run }));
+        self.begin_job(
+            step,
+            RunningJob::FlushIds,
+            JobSpec::FlushIds(IdFlushSpec { frozen, living, run }),
+        );
     }
 
     fn start_id_merge(&mut self, step: &mut Step<'_>, range: Range<usize>) {
         let inputs = self.dedup.runs().newest_first()[range.clone()].to_vec();
         let (living, run) = (self.living_ids(), self.next_id_run());
-        self.horizon.job = Some(RunningJob::MergeIds { range });
-        self.begin_job(step, JobSpec::MergeIds(IdMergeSpec { inputs, living, run }));
+        let spec = IdMergeSpec { inputs, living, run };
+        self.begin_job(step, RunningJob::MergeIds { range }, JobSpec::MergeIds(spec));
     }
 
     /// Runs of ids and of records are numbered together: each has a file name of its own.

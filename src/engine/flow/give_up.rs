@@ -10,10 +10,10 @@ use crate::engine::step::Step;
 impl Partition {
     /// The driver has given up the job and removed what it had written.
     pub(in crate::engine) fn job_given_up(&mut self, step: &mut Step<'_>) {
-        assert!(*step.jobs > 0, "a job is under way");
-        *step.jobs -= 1;
+        let job = self.horizon.job.take().expect("one job at a time");
+        step.jobs.end(job.kind());
         step.stats.jobs_given_up += 1;
-        match self.horizon.job.take().expect("one job at a time") {
+        match job {
             RunningJob::Flush { offsets, .. } => {
                 assert_eq!(self.horizon.flushed, offsets.end, "nothing was flushed meanwhile");
                 self.horizon.flushed = offsets.start;

@@ -15,6 +15,7 @@ pub mod fire;
 pub mod flush;
 pub mod flush_ids;
 pub mod give_up;
+pub mod hold_back;
 pub mod load;
 pub mod look_up;
 #[cfg(test)]

@@ -425,6 +425,7 @@ impl Partition {
     pub(super) fn serve(&mut self, step: &mut Step<'_>) {
         self.phase = Phase::Serving;
         self.roll = Roll::None;
+        self.horizon.inherited_bytes = self.unflushed();
         assert_eq!(self.proposals.next_offset, self.applied_end, "nothing was proposed meanwhile");
         self.arm_all(step);
         if let Some(mut report) = self.report.take() {

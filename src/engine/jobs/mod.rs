@@ -12,6 +12,7 @@
 pub mod flush;
 pub mod ids;
 pub mod merge;
+pub mod places;
 
 use std::sync::Arc;
 
