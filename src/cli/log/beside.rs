@@ -77,7 +77,8 @@ pub enum Cost {
     Before,
     /// The next start takes longer.
     Time,
-    /// A run that the log can make anew is read wherever it is sound: a start or a look may end.
+    /// A run that the log still has all of: it is made anew, once a server comes to the damage or a
+    /// repair has said so.
     Renewal,
     /// Nothing else has what it held.
     Data,
