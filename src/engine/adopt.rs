@@ -57,7 +57,8 @@ fn footer_of(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Footer> {
     Footer::decode(&files.read(run, position, footer_len)?, &run_ids(ids, run), len).ok()
 }
 
-fn head_of(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<RunHead> {
+/// Reads the header of a run of records; `None` if it is damaged, or another file.
+pub fn head_of(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<RunHead> {
     let bytes = files.read(run, HEADER.position, HEADER.len)?;
     RunHead::decode(&bytes, &run_ids(ids, run)).ok()
 }

@@ -198,7 +198,7 @@ pub fn choose(
 }
 
 /// Reads the directory and the filters of a run of ids; `None` if it is damaged.
-fn open_ids(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Arc<RunDirectory>> {
+pub fn open_ids(ids: Ids, run: RunNo, files: &impl RunFiles) -> Option<Arc<RunDirectory>> {
     let ids = dedup::RunIds { cluster: ids.cluster, partition: ids.partition, run };
     let mut load = RunLoad::new(ids, files.len(run)?).ok()?;
     while let Some(read) = load.next_read() {

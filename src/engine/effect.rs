@@ -151,8 +151,9 @@ pub enum Effect {
         /// Which.
         number: u64,
     },
-    /// What was written durably cannot be read. Remove the partition's checkpoints, so that the
-    /// next start reads the whole log, and end the process with this text.
+    /// What was written durably cannot be read. See to it that the next start reads the whole log:
+    /// without the partition's checkpoints, or, where segments were removed, from a renewed one
+    /// alone ([`renew`](super::renew)). Then end the process with this text.
     Condemn {
         /// Whose.
         partition: PartitionId,

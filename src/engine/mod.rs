@@ -18,6 +18,7 @@
 pub mod adopt;
 pub mod block_load;
 pub mod checkpoint;
+pub mod damage;
 pub mod dedup;
 pub mod delivery;
 pub mod effect;
@@ -34,6 +35,7 @@ pub mod partition;
 pub mod past;
 pub mod proposals;
 pub mod reads;
+pub mod renew;
 pub mod replica;
 pub mod retention;
 pub mod runs;

@@ -11,9 +11,9 @@
 //! What a start does not use is removed, and so are runs that no checkpoint lists: the log has all
 //! that was in them.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -23,9 +23,11 @@ use super::directory::{DirectoryError, io_error, partition_path, sync_directory}
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use super::jobs::{parse_run_name, run_path};
-use crate::base::ids::{Index, PartitionId, RunNo};
+use super::mount::{Mounted, segment_path, survey};
+use crate::base::ids::{Index, Offset, PartitionId, RunNo};
 use crate::engine::checkpoint::{self, Found, RunFiles};
 use crate::engine::log::Ids;
+use crate::engine::renew;
 use crate::engine::{Input, SegmentFile};
 
 const UNFINISHED: &str = ".new";
@@ -44,12 +46,7 @@ pub(super) fn find(
 ) -> Result<Found, DirectoryError> {
     let path = partition_path(data, ids.partition);
     let list = list(&path).map_err(io_error("list the directory", &path))?;
-    let mut files = Vec::new();
-    for number in &list.checkpoints {
-        let path = checkpoint_path(data, ids.partition, *number);
-        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
-        files.push((*number, Bytes::from(bytes)));
-    }
+    let files = read_all(data, ids.partition, &list.checkpoints)?;
     let refuse = |number, fault: checkpoint::CheckpointFault| {
         let (partition, text) = (ids.partition, "a checkpoint is not used: the start takes longer");
         tracing::warn!(%partition, number, %fault, text);
@@ -82,14 +79,92 @@ pub fn forget(data: &Path, partition: PartitionId) -> Result<(), DirectoryError>
     sync_directory(&path)
 }
 
-#[derive(Default)]
-struct Listed {
-    checkpoints: Vec<u64>,
-    runs: Vec<RunNo>,
-    unfinished: Vec<PathBuf>,
+/// Has the next start make anew what runs have and the log has as well: it finds no checkpoint, or,
+/// where segments were removed, a renewed one alone. Changes nothing where that cannot be made.
+/// Whether it was done.
+pub fn renew(data: &Path, partition: PartitionId) -> Result<bool, DirectoryError> {
+    let Some(Mounted { mut segments, hard_state, .. }) = survey(data, partition)? else {
+        return Ok(false);
+    };
+    let log_start = hard_state.unwrap_or_default().log_start;
+    if log_start <= Index(1) {
+        forget(data, partition)?;
+        return Ok(true);
+    }
+    segments.retain(|file| file.first >= log_start);
+    let Some((ids, start)) = segments.first().and_then(|file| head_of(data, partition, file.first))
+    else {
+        return Ok(false);
+    };
+    let home = partition_path(data, partition);
+    let listed = list(&home).map_err(io_error("list the directory", &home))?;
+    let files = read_all(data, partition, &listed.checkpoints)?;
+    let Some((number, bytes)) = renew::renew(files, ids, (&segments, start), &Runs { data, ids })
+    else {
+        return Ok(false);
+    };
+    put(&checkpoint_path(data, partition, number), &bytes)?;
+    sync_directory(&home)?;
+    // Only now: one of them is always there.
+    for number in listed.checkpoints {
+        let path = checkpoint_path(data, partition, number);
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
+    }
+    sync_directory(&home)?;
+    Ok(true)
 }
 
-fn list(path: &Path) -> io::Result<Listed> {
+/// Whose log it is that begins with this segment, and its first offset; `None` if it cannot be
+/// read.
+fn head_of(data: &Path, partition: PartitionId, segment: Index) -> Option<(Ids, Offset)> {
+    let mut head = [0; renew::HEAD_BYTES];
+    let file = fs::File::open(segment_path(data, partition, segment)).ok()?;
+    file.read_exact_at(&mut head, 0).ok()?;
+    renew::beginning(&head, partition, segment)
+}
+
+/// Numbers and bytes of checkpoints.
+fn read_all(
+    data: &Path,
+    partition: PartitionId,
+    numbers: &[u64],
+) -> Result<Vec<(u64, Bytes)>, DirectoryError> {
+    let read = |number: &u64| {
+        let path = checkpoint_path(data, partition, *number);
+        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        Ok((*number, Bytes::from(bytes)))
+    };
+    numbers.iter().map(read).collect()
+}
+
+/// Writes a file aside, durably, and gives it its name.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let mut aside = path.to_owned().into_os_string();
+    aside.push(UNFINISHED);
+    let written = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&aside)
+        .and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&aside, path));
+    written.map_err(io_error("write", path))
+}
+
+/// The derived files in a partition's directory.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Numbers of checkpoints.
+    pub checkpoints: Vec<u64>,
+    /// Numbers of runs.
+    pub runs: Vec<RunNo>,
+    /// Checkpoints that were being written.
+    pub unfinished: Vec<PathBuf>,
+}
+
+/// Lists the derived files in a partition's directory.
+pub fn list(path: &Path) -> io::Result<Listed> {
     let mut listed = Listed::default();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
@@ -179,22 +254,29 @@ impl Disk {
         });
     }
 
-    /// A run or the log is damaged: the next start must not trust checkpoints. Ends the process.
+    /// A run or the log is damaged: the next start must read the whole log. Ends the process.
     pub(super) fn condemn(&self, partition: PartitionId, text: &str) -> ! {
         let path = partition_path(&self.data, partition);
-        if let Err(error) = forget(&self.data, partition) {
-            fatal("remove the checkpoints of", &path, &error.to_string());
+        match renew(&self.data, partition) {
+            Ok(true) => {
+                fatal("read", &path, &format!("{text}. The next start reads the whole log instead"))
+            }
+            Ok(false) => fatal("read", &path, text),
+            Err(error) => fatal("renew the checkpoints of", &path, &error.to_string()),
         }
-        fatal("read", &path, &format!("{text}. The next start reads the whole log instead"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::ids::{Offset, Term};
+    use crate::base::ids::Term;
+    use crate::engine::HardState;
     use crate::engine::checkpoint::Checkpoint;
-    use crate::engine::log::{Place, Spot, StateBuilder, StateHead};
+    use crate::engine::log::envelope::encode_head;
+    use crate::engine::log::{
+        EntryHeader, EntryKind, Envelope, Place, Spot, StateBuilder, StateHead,
+    };
 
     const IDS: Ids = Ids { cluster: 5, partition: PartitionId(3) };
 
@@ -218,6 +300,52 @@ mod tests {
             state: StateBuilder::new(StateHead::default()).finish(),
         };
         checkpoint.encode()
+    }
+
+    #[test]
+    fn a_renewed_checkpoint_takes_the_place_of_all_others_where_the_log_has_lost_its_head() {
+        for shortened in [false, true] {
+            let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+            let place = tempfile::tempdir_in(target).expect("a directory");
+            let data = place.path();
+            let directory = partition_path(data, IDS.partition);
+            fs::create_dir(&directory).expect("new");
+            let first = Index(if shortened { 50 } else { 1 });
+            let mut mounted = survey(data, IDS.partition).expect("readable").expect("there");
+            let log_start = Index(first.0 * u64::from(shortened));
+            let state = HardState { log_start, ..HardState::default() };
+            mounted.save_state(data, state).expect("saved");
+            let (term, index, base_offset) = (Term(1), first, Offset(first.0 - 1));
+            let (kind, chain, count, append_ts) = (EntryKind::NoOp, 0, 0, 1);
+            let header = EntryHeader { kind, term, index, chain, base_offset, count, append_ts };
+            let envelope = Envelope {
+                cluster: IDS.cluster,
+                partition: IDS.partition,
+                segment: first,
+                synced_index: Index(0),
+                body_len: 0,
+                body_crc: 0,
+            };
+            let path = segment_path(data, IDS.partition, first);
+            fs::write(path, encode_head(&envelope, &header)).expect("written");
+            for number in [3, 4] {
+                let mut made = Checkpoint::decode(&checkpoint(number, Vec::new()).into(), IDS);
+                let made = made.as_mut().expect("sound");
+                (made.last.0, made.applied_end, made.flushed, made.ids_end) =
+                    (Index(60), Offset(70), Offset(70), Offset(70));
+                made.resume = Spot { place: Place::new(first, 96), index: first };
+                let path = checkpoint_path(data, IDS.partition, number);
+                fs::write(path, made.encode()).expect("written");
+            }
+            assert!(renew(data, IDS.partition).expect("writable"));
+            let left = list(&directory).expect("readable");
+            let expected: &[u64] = if shortened { &[6] } else { &[] };
+            assert_eq!((&left.checkpoints[..], left.unfinished.len()), (expected, 0));
+            let segments = [SegmentFile { first, len: 4_096 }];
+            let found = find(data, IDS, (&segments, log_start)).expect("readable");
+            let flushed = found.restored.map(|restored| restored.checkpoint.flushed);
+            assert_eq!(flushed, shortened.then_some(Offset(49)));
+        }
     }
 
     #[test]

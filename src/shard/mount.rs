@@ -92,6 +92,35 @@ pub fn survey(data: &Path, partition: PartitionId) -> Result<Option<Mounted>, Di
     }))
 }
 
+/// What lies in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Nothing was written to it yet.
+    Empty,
+    /// A state.
+    Whole,
+    /// Neither: a write that was torn, or damage.
+    Damaged,
+}
+
+/// What lies in the slots of a partition's slot file.
+#[must_use]
+pub fn slots(bytes: &[u8], partition: PartitionId) -> Vec<Slot> {
+    let slot = |slot: &[u8]| {
+        let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        if is_blank(slot) && slot.len() as u64 == BLOCK {
+            return Slot::Empty;
+        }
+        // In either version nothing is behind the checksum of the later one.
+        let rest = slot.get(COVERED + 4..).is_some_and(is_blank);
+        let is_whole = rest && decode_slot(slot, partition).is_some();
+        if is_whole { Slot::Whole } else { Slot::Damaged }
+    };
+    let mut found: Vec<Slot> = bytes.chunks(BLOCK as usize).map(slot).collect();
+    found.resize(2.max(found.len()), Slot::Damaged);
+    found
+}
+
 impl Mounted {
     /// Saves a state durably, in the slot that is not the newest: a crash leaves the one before.
     pub fn save_state(&mut self, data: &Path, state: HardState) -> Result<(), DirectoryError> {

@@ -11,7 +11,7 @@ use crate::server::{Server, Setup, place, program, refused};
 use crate::wait::{for_the, until};
 
 /// Runs `chronosdb log` to its end; exit code and what it printed.
-fn log(arguments: &[&str], dir: &Path) -> (i32, String) {
+pub fn log(arguments: &[&str], dir: &Path) -> (i32, String) {
     let mut command = program(&["log"]);
     let Output { status, stdout, stderr } =
         command.args(arguments).arg(dir).output().expect("the program is built");
@@ -21,13 +21,13 @@ fn log(arguments: &[&str], dir: &Path) -> (i32, String) {
 }
 
 /// The same with `--json`: an object per line.
-fn objects(arguments: &[&str], dir: &Path) -> (i32, Vec<Value>) {
+pub fn objects(arguments: &[&str], dir: &Path) -> (i32, Vec<Value>) {
     let (code, printed) = log(&[arguments, &["--json"]].concat(), dir);
     (code, printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
 }
 
 /// Every file below a directory, with its bytes.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut open = vec![dir.to_owned()];
     while let Some(dir) = open.pop() {

@@ -21,6 +21,7 @@ mod ledger;
 mod limits;
 mod load;
 mod log_tool;
+mod log_tool_beside;
 mod raw;
 mod reflection;
 mod refusals;

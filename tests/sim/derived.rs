@@ -30,7 +30,7 @@ impl World {
             Effect::Condemn { partition, text } => {
                 self.note(format_args!("condemned: {text}"));
                 hold!(DiskContract, self.profile.run_damage > 0, "{partition}: {text}");
-                self.jobs.remove_checkpoints(partition);
+                self.jobs.renew(partition, &self.disk);
                 // The process dies of it, and the effects behind it are not carried out any more.
                 self.coverage.condemned += 1;
             }

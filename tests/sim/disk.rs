@@ -106,6 +106,16 @@ impl Disk {
         (segments.collect(), self.slots.get(&partition.0).copied())
     }
 
+    /// What a process finds that only looks.
+    pub fn look(&self, partition: PartitionId) -> (Vec<SegmentFile>, Option<HardState>) {
+        let files = self.files.range((partition.0, 0)..=(partition.0, u64::MAX));
+        let segments = files.map(|((_, first), file)| SegmentFile {
+            first: Index(*first),
+            len: file.live.len() as u64,
+        });
+        (segments.collect(), self.slots.get(&partition.0).copied())
+    }
+
     /// From here on written bytes stay as they are.
     pub fn lock(&mut self, partition: PartitionId) {
         if self.unlocked.remove(&partition.0) {

@@ -11,6 +11,7 @@ use chronosdb::base::ids::{Index, PartitionId, RunNo};
 use chronosdb::engine::checkpoint::{self, Found, RunFiles};
 use chronosdb::engine::jobs::{Job, JobStep};
 use chronosdb::engine::log::Ids;
+use chronosdb::engine::renew;
 use chronosdb::engine::{Input, SegmentFile};
 
 use super::disk::{Crash, Disk};
@@ -24,6 +25,8 @@ pub struct Jobs {
     saving: BTreeMap<PartitionId, (u64, Vec<u8>)>,
     /// Checkpoints that a start did not use.
     pub refused: u64,
+    /// Checkpoints that were made anew of others.
+    pub renewed: u64,
     running: BTreeMap<PartitionId, Job>,
     runs: BTreeMap<(PartitionId, RunNo), Run>,
 }
@@ -175,6 +178,32 @@ impl Jobs {
         self.checkpoints.retain(|(of, _), _| *of != partition);
     }
 
+    /// Has the next start make runs anew, as the driver does.
+    pub fn renew(&mut self, partition: PartitionId, disk: &Disk) {
+        let (mut segments, hard_state) = disk.look(partition);
+        let log_start = hard_state.unwrap_or_default().log_start;
+        if log_start <= Index(1) {
+            return self.remove_checkpoints(partition);
+        }
+        segments.retain(|file| file.first >= log_start);
+        let Some(first) = segments.first().map(|file| file.first) else { return };
+        let head = disk.peek(partition, first, 0, renew::HEAD_BYTES as u64);
+        let Some((ids, start)) = renew::beginning(&head, partition, first) else { return };
+        let files = self.files_of(partition);
+        let runs = Runs(&self.runs, partition);
+        if let Some((number, bytes)) = renew::renew(files, ids, (&segments, start), &runs) {
+            self.remove_checkpoints(partition);
+            self.checkpoints.insert((partition, number), bytes);
+            self.renewed += 1;
+        }
+    }
+
+    /// Numbers and bytes of a partition's checkpoints.
+    fn files_of(&self, partition: PartitionId) -> Vec<(u64, Bytes)> {
+        let files = self.checkpoints.range((partition, 0)..=(partition, u64::MAX));
+        files.map(|((_, number), bytes)| (*number, Bytes::copy_from_slice(bytes))).collect()
+    }
+
     /// The process or the machine ends.
     pub fn crash(&mut self, crash: Crash, rng: &mut Rng) {
         self.running.clear();
@@ -221,15 +250,12 @@ impl Jobs {
 
     /// What a start finds; files that nothing speaks of are removed, as the driver does.
     pub fn mount(&mut self, ids: Ids, segments: &[SegmentFile], log_start: Index) -> Found {
-        let of = |key: &PartitionId| *key == ids.partition;
-        let files = self.checkpoints.iter().filter(|((partition, _), _)| of(partition));
-        let files = files.map(|((_, number), bytes)| (*number, Bytes::copy_from_slice(bytes)));
+        let files = self.files_of(ids.partition);
         let (runs, mut refused) = (&self.runs, 0);
         let runs = Runs(runs, ids.partition);
-        let found =
-            checkpoint::choose(files.collect(), ids, (segments, log_start), &runs, |_, _| {
-                refused += 1;
-            });
+        let found = checkpoint::choose(files, ids, (segments, log_start), &runs, |_, _| {
+            refused += 1;
+        });
         self.refused += refused;
         let own = |of: &PartitionId| *of == ids.partition;
         self.checkpoints.retain(|(of, n), _| !own(of) || found.keeps_checkpoint(*n));

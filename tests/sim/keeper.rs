@@ -189,7 +189,8 @@ impl Keeper {
         change(&mut self.config);
     }
 
-    /// Publishes an event of so many bytes, and tells what became of it.
+    /// Publishes an event of so many bytes, and tells what became of it: its offset, or that of the
+    /// event that has its id already.
     pub fn publish_some(
         &mut self,
         topic: &str,
@@ -215,7 +216,9 @@ impl Keeper {
         let correlation = self.ask(Request::Publish(message));
         match self.replies.remove(&correlation) {
             Some(Reply::Published { outcomes, .. }) => match &outcomes[..] {
-                [EventOutcome::Stored(placed)] => Ok(placed.offset.0),
+                [EventOutcome::Stored(placed) | EventOutcome::Duplicate(placed)] => {
+                    Ok(placed.offset.0)
+                }
                 [EventOutcome::Failed(error)] => Err(error.code),
                 other => panic!("{other:?}"),
             },
@@ -476,7 +479,10 @@ impl Keeper {
             Effect::RemoveCheckpoint { partition, number } => {
                 self.jobs.remove_checkpoint(partition, number);
             }
-            Effect::Condemn { text, .. } => panic!("condemned: {text}"),
+            Effect::Condemn { partition, text } => {
+                self.jobs.renew(partition, &self.disk);
+                panic!("condemned: {text}");
+            }
             other => unreachable!("not derived: {other:?}"),
         }
     }

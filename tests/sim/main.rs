@@ -11,6 +11,8 @@ mod ahead;
 mod between;
 mod client;
 mod clock;
+#[cfg(test)]
+mod condemned;
 mod content;
 mod coverage;
 mod cuts;

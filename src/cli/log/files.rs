@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::Logs;
+use super::beside::Beside;
 use crate::base::ids::{Index, PartitionId};
-use crate::base::size::{BLOCK, block_floor};
+use crate::base::size::{BLOCK, block_ceil, block_floor};
 use crate::engine::log::{
     Hole, Ids, Known, ReadRequest, Salvage, Salvaged, Scan, ScanOutcome, Scanned,
 };
@@ -111,6 +112,11 @@ impl Stopped {
 }
 
 impl LogFiles {
+    /// The files beside it.
+    pub fn beside(&self) -> Result<Beside, String> {
+        Beside::list(&self.data, self.ids)
+    }
+
     /// Bytes of its files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -166,14 +172,13 @@ impl LogFiles {
 
     fn read(&mut self, request: ReadRequest) -> Result<Bytes, String> {
         let path = segment_path(&self.data, self.mounted.partition, request.segment);
-        let fault = |error: io::Error| {
-            format!("cannot read {}: {error}; check the disk and the permissions", path.display())
-        };
+        let fault = unreadable(&path);
         let file = match self.file.take() {
             Some((segment, file)) if segment == request.segment => file,
-            _ => File::open(&path).map_err(fault)?,
+            _ => File::open(&path).map_err(&fault)?,
         };
-        let read = read_patiently(request, |buffer, at| file.read_at(buffer, at));
+        let ReadRequest { position, len, .. } = request;
+        let read = read_patiently(position, len, |buffer, at| file.read_at(buffer, at));
         let (bytes, unreadable) = read.map_err(fault)?;
         self.file = Some((request.segment, file));
         self.unreadable += unreadable;
@@ -181,17 +186,54 @@ impl LogFiles {
     }
 }
 
+/// A file beside the log, open.
+#[derive(Debug)]
+pub struct OpenFile {
+    path: PathBuf,
+    file: File,
+    /// Its length.
+    pub len: u64,
+    /// Bytes that the disk refused to read.
+    pub unreadable: u64,
+}
+
+impl OpenFile {
+    /// Opens it.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (len, file) = opened.map_err(unreadable(path))?;
+        Ok(Self { path: path.to_owned(), file, len, unreadable: 0 })
+    }
+
+    /// Reads what is asked for, or up to the end of the file.
+    pub fn read(&mut self, position: u64, len: u64) -> Result<Bytes, String> {
+        // A length that a damaged file speaks of is not believed. What is read are whole blocks.
+        let len = block_ceil(len.min(self.len.saturating_sub(position)));
+        let read = read_patiently(position, len, |buffer, at| self.file.read_at(buffer, at));
+        let (bytes, refused) = read.map_err(unreadable(&self.path))?;
+        self.unreadable += refused;
+        Ok(bytes.into())
+    }
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> String {
+    move |error| {
+        format!("cannot read {}: {error}; check the disk and the permissions", path.display())
+    }
+}
+
 /// Reads what is asked for, or up to the end of the file. Blocks that the disk refuses are zeros;
 /// how many bytes these were comes with it.
 fn read_patiently(
-    request: ReadRequest,
+    position: u64,
+    len: u64,
     mut read_at: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
 ) -> io::Result<(Vec<u8>, u64)> {
-    let mut bytes = vec![0; request.len as usize];
+    let mut bytes = vec![0; len as usize];
     let (mut done, mut refused, mut step) = (0, 0, bytes.len());
     while done < bytes.len() {
         let end = bytes.len().min(block_floor((done + step) as u64) as usize);
-        match read_at(&mut bytes[done..end], request.position + done as u64) {
+        match read_at(&mut bytes[done..end], position + done as u64) {
             Ok(0) => break,
             Ok(read) => done += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -228,13 +270,12 @@ mod tests {
             buffer[..part.len()].copy_from_slice(part);
             Ok(part.len())
         };
-        let request = ReadRequest { segment: Index(1), position: BLOCK, len: 16 * BLOCK };
-        let (bytes, refused) = read_patiently(request, read).expect("read");
+        let (bytes, refused) = read_patiently(BLOCK, 16 * BLOCK, read).expect("read");
         assert_eq!(refused, BLOCK);
         let mut expected = disk.clone();
         expected[bad.start as usize..bad.end as usize].fill(0);
         assert!(bytes == expected[BLOCK as usize..]);
         let denied = |_: &mut [u8], _| Err(io::ErrorKind::PermissionDenied.into());
-        assert!(read_patiently(request, denied).is_err());
+        assert!(read_patiently(BLOCK, 16 * BLOCK, denied).is_err());
     }
 }

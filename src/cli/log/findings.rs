@@ -1,9 +1,11 @@
-//! What is found in the log of one partition: its condition, and what exactly is lost.
+//! What is found in the log of one partition and beside it: its condition, and what exactly is
+//! lost.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::beside::{BesideFindings, LogBegin};
 use super::files::{Go, LogFiles, Met};
 use crate::base::ids::{Index, Offset, PartitionId, Term, TopicNo};
 use crate::engine::log::segment::file_name;
@@ -51,6 +53,8 @@ pub struct Findings {
     pub rot: Option<Rot>,
     /// Names that any entry gives to topics.
     pub topics: BTreeMap<TopicNo, String>,
+    /// The files beside the log; nothing, where only that was read.
+    pub beside: BesideFindings,
 }
 
 /// Damage, and what lies behind it.
@@ -116,6 +120,7 @@ impl Findings {
             unreadable: 0,
             rot: None,
             topics: BTreeMap::new(),
+            beside: BesideFindings::default(),
         }
     }
 
@@ -165,12 +170,34 @@ impl Findings {
             unreadable: files.unreadable,
             rot: outcome.rot.map(|report| Rot { report, holes, runs: behind, term }),
             topics: names.topics,
+            beside: BesideFindings::default(),
         })
     }
 
-    /// Whether a start would not serve it as it was.
+    /// Reads a log and the files beside it; `read` hears how many bytes of all lie behind.
+    pub fn of_all(files: &mut LogFiles, mut read: impl FnMut(u64)) -> Result<Self, String> {
+        let mut found = Self::of(files, &mut read)?;
+        let hard = files.mounted.hard_state.unwrap_or_default();
+        let begin = LogBegin {
+            segment: hard.log_start,
+            offset: (found.good.entries() > 0).then_some(found.good.first_offset),
+            has_entries: found.good.entries() > 0 || found.rot.is_some(),
+        };
+        let done = found.bytes;
+        found.beside = files.beside()?.examine(begin, |bytes| read(done + bytes))?;
+        found.unreadable += found.beside.unreadable;
+        Ok(found)
+    }
+
+    /// Whether a start would not serve it as it was, or finds something damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
+        self.is_log_damaged() || self.beside.is_damaged()
+    }
+
+    /// Whether the log itself is damaged, or something cannot be read.
+    #[must_use]
+    pub fn is_log_damaged(&self) -> bool {
         self.rot.is_some() || self.unreadable > 0
     }
 
@@ -202,6 +229,9 @@ impl Findings {
             for line in rot.lines() {
                 text.extend(["\n  ", &line]);
             }
+        }
+        for line in self.beside.lines(&self.topics) {
+            text.extend(["\n  ", &line]);
         }
         if self.unreadable > 0 {
             let line = format!(
@@ -249,6 +279,7 @@ impl Findings {
             "cut_from": self.cut_from.map(|index| index.0),
             "unreadable_bytes": self.unreadable,
             "rot": self.rot.as_ref().map(Rot::object),
+            "beside": self.beside.object(&self.topics),
         })
     }
 }
@@ -348,7 +379,7 @@ pub fn hole_object(hole: &Hole) -> Value {
 }
 
 /// The last of a half-open range, if it holds any.
-fn last(first: u64, end: u64) -> Option<u64> {
+pub fn last(first: u64, end: u64) -> Option<u64> {
     (first < end).then(|| end - 1)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   files (the data directory, locked) -> engine's Scan and Salvage judge -> findings
+//!   beside (hard state, checkpoints, runs) -> the engine's decoders judge -----^
 //!       verify: says what was found     dump: shows the entries     repair: cuts rot on your word
 //! ```
 //! The bytes are judged by the very code that recovery runs, so that what is said here is what a
@@ -12,10 +13,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+pub mod beside;
+pub mod beside_text;
 pub mod dump;
 pub mod files;
 pub mod findings;
 pub mod repair;
+pub mod run_file;
 pub mod salvage;
 pub mod show;
 pub mod verify;

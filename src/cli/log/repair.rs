@@ -18,6 +18,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Logs;
+use super::beside::Cost;
 use super::files::Stopped;
 use super::findings::{Condition, Findings, Rot, count};
 use super::salvage;
@@ -35,8 +36,9 @@ use crate::shard::mount::{Mounted, STATE_FILE, segment_path};
 pub const EXAMPLES: &str = "\
 A damaged log is cut at its first bad entry, and everything behind is lost, also what can be read
 there: restore a backup instead if you have one. Acknowledgements that are cut with it are
-forgotten: those events are delivered again. The files as they were are kept in DIR/lost. Exit
-codes: 0 nothing is damaged (any more), 2 something is, 1 any other failure.
+forgotten: those events are delivered again. The files as they were are kept in DIR/lost. A damaged
+run that the log still has all of is made anew by the next start; one that has more stays as it is:
+restore a backup. Exit codes: 0 nothing is left to repair, 2 something is, 1 any other failure.
 
 Examples:
   chronosdb log repair ./data
@@ -74,7 +76,7 @@ pub fn run(args: &RepairArgs) -> Result<bool, String> {
     let stopped = Stopped::open(&args.logs.dir)?;
     let all = examine(&stopped, &args.logs)?;
     let mut output = Output::new(args.json);
-    let damaged: Vec<&Findings> = all.iter().filter(|found| found.is_damaged()).collect();
+    let damaged: Vec<&Findings> = all.iter().filter(|found| found.is_log_damaged()).collect();
     let mut plans = Vec::new();
     for findings in &damaged {
         if findings.unreadable > 0 {
@@ -93,15 +95,26 @@ pub fn run(args: &RepairArgs) -> Result<bool, String> {
         output.line(text, || plan.object(findings, args.yes))?;
         output.flush()?;
     }
+    let beside = all.iter().filter(|found| !found.is_log_damaged() && found.beside.is_damaged());
+    let (mut renewals, mut lost) = (0, false);
+    for findings in beside {
+        let renewal = Renewal::of(findings);
+        renewals += usize::from(renewal.is_wanted);
+        lost |= renewal.is_lost;
+        let done = args.yes && renewal.is_wanted && renewal.run(stopped.path())?;
+        let text = || format!("{}\n{}", findings.text(), renewal.text(done));
+        output.line(text, || renewal.object(done))?;
+        output.flush()?;
+    }
     for path in all.iter().filter(|found| found.condition == Condition::Missing) {
         output.line(|| path.text(), || path.object())?;
     }
     if !args.json {
-        let line = closing(args, plans.len(), salvaged);
+        let line = closing(args, plans.len() + renewals, lost, salvaged);
         output.line(|| line, || Value::Null)?;
     }
     output.flush()?;
-    Ok(!args.yes && !plans.is_empty())
+    Ok(lost || !args.yes && plans.len() + renewals > 0)
 }
 
 fn unreadable(findings: &Findings) -> String {
@@ -112,8 +125,9 @@ fn unreadable(findings: &Findings) -> String {
     )
 }
 
-fn closing(args: &RepairArgs, plans: usize, salvaged: Option<u64>) -> String {
+fn closing(args: &RepairArgs, plans: usize, lost: bool, salvaged: Option<u64>) -> String {
     let text = match (plans, args.yes) {
+        (0, _) if lost => "nothing that a repair could help: restore a backup".to_owned(),
         (0, _) => "nothing to repair".to_owned(),
         (_, true) => "repaired: the next start serves again".to_owned(),
         (_, false) => format!(
@@ -126,11 +140,58 @@ fn closing(args: &RepairArgs, plans: usize, salvaged: Option<u64>) -> String {
     format!("{text}\n{events} from behind the damage are in {}", path.display())
 }
 
+/// What becomes of damage beside a log that is sound.
+#[derive(Debug)]
+struct Renewal<'a> {
+    findings: &'a Findings,
+    /// A run is damaged that the log still has all of.
+    is_wanted: bool,
+    /// Something is lost that nothing else has.
+    is_lost: bool,
+}
+
+impl<'a> Renewal<'a> {
+    fn of(findings: &'a Findings) -> Self {
+        let files = &findings.beside.damaged;
+        let is_wanted = files.iter().any(|file| file.cost == Cost::Renewal);
+        Self { findings, is_wanted, is_lost: findings.beside.has_lost_data() }
+    }
+
+    /// Has the next start make runs anew. No file of a run is touched: that start removes those
+    /// that it made anew, and no other. False if it cannot be done.
+    fn run(&self, data: &Path) -> Result<bool, String> {
+        checkpoints::renew(data, self.findings.partition).map_err(|error| error.to_string())
+    }
+
+    fn text(&self, done: bool) -> String {
+        let mut lines = Vec::new();
+        if done {
+            lines.push("  the next start makes the runs anew that the log still has");
+        } else if self.is_wanted {
+            lines.push("  the next start would make the runs anew that the log still has");
+        }
+        if self.is_lost {
+            lines.push("  what has more than the log is left as it is: restore a backup");
+        } else if !self.is_wanted {
+            lines.push("  nothing is to be repaired: the next start does without it");
+        }
+        lines.join("\n")
+    }
+
+    fn object(&self, done: bool) -> Value {
+        let mut object = self.findings.object();
+        object["repaired"] = json!(done);
+        object["makes_runs_anew"] = json!(self.is_wanted);
+        object["leaves_lost_data"] = json!(self.is_lost);
+        object
+    }
+}
+
 /// After a repair: the log must be what the repair meant to leave.
 fn check(stopped: &Stopped, before: &Findings) -> Result<(), String> {
     let mut files = stopped.log(before.partition)?.expect("it was read before");
     let after = Findings::of(&mut files, |_| ())?;
-    if after.is_damaged() || after.good != before.good {
+    if after.is_log_damaged() || after.good != before.good {
         return Err(format!(
             "partition {} is not as the repair should have left it ({}); what was cut is in {}",
             before.partition,

@@ -1,4 +1,5 @@
-//! `chronosdb log verify`: reads every byte of the logs and says what is damaged.
+//! `chronosdb log verify`: reads every byte of the logs and of all that lies beside them, and says
+//! what is damaged.
 
 use std::time::Duration;
 
@@ -7,14 +8,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Logs;
-use super::files::{LogFiles, Stopped};
+use super::files::Stopped;
 use super::findings::{Condition, Findings, count};
 use crate::cli::output::Output;
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
-Reads as a start does, and changes nothing. Exit codes: 0 all logs are sound, or torn, which the
-next start cuts without losing anything acknowledged; 2 something is damaged; 1 any other failure.
+Reads as a start does, and changes nothing: logs, hard state, checkpoints, runs. Exit codes: 0 all
+is sound, or torn, which the next start cuts without losing anything acknowledged; 2 something is
+damaged, if only to the cost of time; 1 any other failure.
 
 Examples:
   chronosdb log verify ./data
@@ -60,7 +62,7 @@ fn sum(all: &[Findings], of: fn(&Findings) -> u64) -> u64 {
 fn closing(logs: &Logs, all: &[Findings], damaged: &[&Findings]) -> String {
     let partitions = count(all.len() as u64, "partition", "partitions");
     let events = count(sum(all, |found| found.good.events()), "event", "events");
-    let bytes = sum(all, |found| found.bytes);
+    let bytes = sum(all, |found| found.bytes + found.beside.bytes);
     let condition = match damaged.len() {
         0 => "nothing is damaged".to_owned(),
         damaged => format!("{damaged} damaged"),
@@ -74,6 +76,12 @@ fn closing(logs: &Logs, all: &[Findings], damaged: &[&Findings]) -> String {
         let command = format!("`chronosdb log repair {}`", logs.dir.display());
         text.push_str("\ndamaged partitions can only be replayed; restore a backup, or see what ");
         text.extend([command.as_str(), " would cut"]);
+    }
+    if damaged.iter().any(|found| found.beside.has_lost_data()) {
+        text.push_str(
+            "\nwhat is lost beside a log no repair brings back: restore a backup; without one the \
+             server serves all else, and ends where it comes to what is damaged",
+        );
     }
     if damaged.iter().any(|found| found.condition == Condition::Missing) {
         text.push_str(
@@ -95,7 +103,8 @@ fn sums(all: &[Findings], damaged: &[&Findings]) -> Value {
         "missing": having(all, Condition::Missing),
         "entries": sum(all, |found| found.good.entries()),
         "events": sum(all, |found| found.good.events()),
-        "bytes": sum(all, |found| found.bytes),
+        "bytes": sum(all, |found| found.bytes + found.beside.bytes),
+        "damaged_files": sum(all, |found| found.beside.damaged.len() as u64),
     })
 }
 
@@ -107,15 +116,18 @@ fn damaged(all: &[Findings]) -> Vec<&Findings> {
     all.iter().filter(|found| found.is_damaged() || missing(found)).collect()
 }
 
-/// Reads the logs asked for, with a progress bar where a person looks on.
+/// Reads the logs asked for and what lies beside them, with a progress bar where a person looks on.
 pub fn examine(stopped: &Stopped, logs: &Logs) -> Result<Vec<Findings>, String> {
     let mut open = Vec::new();
     for partition in stopped.partitions(logs)? {
         open.push((partition, stopped.log(partition)?));
     }
-    let total = open.iter().filter_map(|(_, files)| files.as_ref()).map(LogFiles::bytes);
+    let mut total = 0;
+    for files in open.iter().filter_map(|(_, files)| files.as_ref()) {
+        total += files.bytes() + files.beside()?.bytes();
+    }
     // Hidden by itself where standard error is no terminal.
-    let bar = ProgressBar::new(total.sum());
+    let bar = ProgressBar::new(total);
     let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
     bar.set_style(style.expect("a sound template"));
     bar.enable_steady_tick(Duration::from_millis(250));
@@ -125,8 +137,8 @@ pub fn examine(stopped: &Stopped, logs: &Logs) -> Result<Vec<Findings>, String> 
         all.push(match files {
             None => Findings::missing(partition),
             Some(mut files) => {
-                let findings = Findings::of(&mut files, |read| bar.set_position(done + read))?;
-                done += files.bytes();
+                let findings = Findings::of_all(&mut files, |read| bar.set_position(done + read))?;
+                done += findings.bytes + findings.beside.bytes;
                 bar.set_position(done);
                 findings
             }

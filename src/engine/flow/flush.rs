@@ -17,6 +17,7 @@ use crate::base::config::EngineConfig;
 use crate::base::ids::{GroupNo, Offset, Position, RunNo, TopicNo};
 use crate::base::limits;
 use crate::engine::block_load::BlockLoad;
+use crate::engine::damage::Damage;
 use crate::engine::effect::Effect;
 use crate::engine::horizon::{BlockFlow, Drop, RunningJob, merge_from};
 use crate::engine::jobs::flush::FlushSpec;
@@ -150,8 +151,9 @@ impl Partition {
         if let Some(fault) = outcome.fault {
             // The log or a run is damaged. Nothing may be lost for it: the next start's scan tells
             // what is, and until then nobody knows what else this disk returns.
-            let text = format!("a job cannot read what was written: {fault}");
-            return self.condemn(step, text);
+            let text = format!("a job cannot read what was written: {}", fault.text);
+            let damage = fault.run.map_or(Damage::Log, |run| self.damage_of(run));
+            return self.condemn(step, &damage, text);
         }
         match job {
             RunningJob::Flush { offsets, far } => {
@@ -189,14 +191,24 @@ impl Partition {
         self.checkpoints.wanted = true;
     }
 
-    /// A run cannot be read. What it holds is in the log as well: the next start makes all runs
-    /// anew from there.
+    /// That a run which a job reads is damaged.
+    fn damage_of(&self, run: RunNo) -> Damage {
+        if let Some(of_records) = self.horizon.all().find(|other| other.head().ids.run == run) {
+            return Damage::of_run(of_records.head());
+        }
+        let mut of_ids = self.dedup.runs().newest_first().iter();
+        let of_ids = of_ids.find(|other| other.ids().run == run);
+        Damage::Ids(of_ids.expect("runs stay while a job reads them").offsets())
+    }
+
+    /// Something cannot be read. What the log has as well the next start makes anew from there; of
+    /// damage to the log itself it tells what is lost, since it reads all of it.
     ///
     /// # Panics
-    /// If the log does not: what it had is lost, and nothing may hide that.
-    pub(super) fn condemn(&mut self, step: &mut Step<'_>, text: String) {
+    /// If a run had what the log has not: that is lost, and nothing may hide it.
+    pub(super) fn condemn(&mut self, step: &mut Step<'_>, damage: &Damage, text: String) {
         assert!(
-            self.retention.log_start == Offset(0),
+            !damage.is_beyond(self.retention.log_start),
             "partition {}: {text}. The log does not reach back to what it held: restore a backup",
             self.id
         );

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
 use crate::base::limits;
 use crate::engine::block_load::BlockLoad;
+use crate::engine::damage::Damage;
 use crate::engine::effect::Effect;
 use crate::engine::horizon::{BlockFlow, BlockRead, Loading};
 use crate::engine::partition::Partition;
@@ -239,7 +240,8 @@ impl Partition {
         let block = match run.decode_block(number, Bytes::copy_from_slice(data)) {
             Ok(block) => block,
             Err(fault) => {
-                self.condemn(step, format!("run {of}, block {number}: {fault}"));
+                let text = format!("run {of}, block {number}: {fault}");
+                self.condemn(step, &Damage::of_run(run.head()), text);
                 return true;
             }
         };

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crate::base::api::EventOutcome;
 use crate::base::error::ApiError;
 use crate::base::limits;
+use crate::engine::damage::Damage;
 use crate::engine::dedup::{Findings, IdHash, RunLook};
 use crate::engine::effect::Effect;
 use crate::engine::flow::publish::{Ids, Slice};
@@ -71,7 +72,8 @@ impl Partition {
     pub(super) fn ids_read(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) -> bool {
         let Some(look) = self.lookups.read_done(read) else { return false };
         if let Err(fault) = self.lookups.tell(&look, data) {
-            self.condemn(step, format!("run {} of ids: {fault:?}", look.run.ids().run));
+            let text = format!("run {} of ids: {fault}", look.run.ids().run);
+            self.condemn(step, &Damage::Ids(look.run.offsets()), text);
             return true;
         }
         self.read_ids(step);

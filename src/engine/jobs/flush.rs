@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{JobOutcome, JobStep};
+use super::{JobFault, JobOutcome, JobStep};
 use crate::base::ids::{Index, Offset, Position, RunNo, TopicNo};
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::log::{Body, Content, EntryHeader, Ids, Parsed, Reader, Spot};
@@ -142,7 +142,7 @@ impl Flush {
                 Parsed::Bad { position, fault } => {
                     let segment = self.spec.segments[self.at].0;
                     let text = format!("segment {segment}, byte {position}: {fault}");
-                    self.outcome.fault = Some(text);
+                    self.outcome.fault = Some(JobFault { run: None, text });
                     return;
                 }
             }

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{JobOutcome, JobStep};
-use crate::base::ids::{Offset, Position, TopicNo};
+use super::{JobFault, JobOutcome, JobStep};
+use crate::base::ids::{Offset, Position, RunNo, TopicNo};
 use crate::engine::dedup::{
-    Frozen, Lifetime, MergeStep, Original, Row, RunClosing, RunDirectory, RunIds, RunMerge,
-    RunWriter,
+    Frozen, Lifetime, MergeStep, Original, Row, RunClosing, RunDirectory, RunFault, RunIds,
+    RunMerge, RunWriter,
 };
 use crate::engine::delivery::Cursor;
 
@@ -241,7 +241,7 @@ impl IdMerge {
             }
             Err(fault) => {
                 let run = self.spec.inputs[fault.source].ids().run;
-                self.fail(format!("run {run} of ids: {:?}", fault.fault));
+                self.fail(run, fault.fault);
             }
         }
         JobStep::Pause
@@ -252,12 +252,13 @@ impl IdMerge {
         let merge = self.merge.as_mut().expect("a read belongs to a merge");
         if let Err(fault) = merge.feed(source, bytes.clone()) {
             let run = self.spec.inputs[source].ids().run;
-            self.fail(format!("run {run} of ids: {:?}", fault.fault));
+            self.fail(run, fault.fault);
         }
     }
 
-    fn fail(&mut self, fault: String) {
+    fn fail(&mut self, run: RunNo, fault: RunFault) {
         self.merge = None;
+        let fault = JobFault { run: Some(run), text: format!("run {run} of ids: {fault}") };
         self.outcome = JobOutcome { fault: Some(fault), ..JobOutcome::default() };
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{JobOutcome, JobStep};
+use super::{JobFault, JobOutcome, JobStep};
 use crate::base::ids::{Offset, Position, RunNo, TopicNo};
 use crate::engine::runs::{Directory, Merge, MergeProgress, RunKey, RunWriter};
 
@@ -46,7 +46,7 @@ pub struct MergeJob {
     merge: Merge,
     /// The input of the read under way.
     reading: Option<usize>,
-    fault: Option<String>,
+    fault: Option<JobFault>,
     phase: Phase,
 }
 
@@ -101,7 +101,7 @@ impl MergeJob {
     pub(super) fn feed(&mut self, bytes: &Bytes) {
         let input = self.reading.take().expect("a read was asked for");
         if let Err(fault) = self.merge.feed(input, bytes) {
-            self.fault = Some(fault.to_string());
+            self.fault = Some(JobFault { run: Some(fault.run), text: fault.to_string() });
         }
     }
 

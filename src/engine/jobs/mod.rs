@@ -90,8 +90,17 @@ pub struct JobOutcome {
     pub near: Vec<(Index, u64)>,
     /// The run of ids that was made; `None` if none was wanted, or there was nothing to put in.
     pub ids: Option<Arc<RunDirectory>>,
-    /// What could not be read, for people: nothing was made.
-    pub fault: Option<String>,
+    /// What could not be read: nothing was made.
+    pub fault: Option<JobFault>,
+}
+
+/// What a job could not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFault {
+    /// The run; `None`: the log.
+    pub run: Option<RunNo>,
+    /// Where, and what is wrong there, for people.
+    pub text: String,
 }
 
 /// A job under way.
