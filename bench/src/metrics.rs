@@ -31,6 +31,8 @@ pub struct DiskUse {
     log: u64,
     written: u64,
     filled: u64,
+    /// Segments that retention has removed.
+    removed: u64,
 }
 
 impl DiskUse {
@@ -40,7 +42,8 @@ impl DiskUse {
         let written = ["wal", "run", "checkpoint"]
             .map(|kind| sum(addr, &format!("cronos_{kind}_written_bytes_total")));
         let filled = sum(addr, "cronos_wal_zero_filled_bytes_total").unwrap_or(0);
-        Some(Self { log, written: written.into_iter().flatten().sum(), filled })
+        let removed = sum(addr, "cronos_segments_removed_total").unwrap_or(0);
+        Some(Self { log, written: written.into_iter().flatten().sum(), filled, removed })
     }
 
     /// Reports log space and bytes written since, tail rewrites among them, each per byte of
@@ -51,8 +54,11 @@ impl DiskUse {
             let each = now.saturating_sub(then) as f64 / published.max(1) as f64;
             json!((each * 1_000.0).round() / 1_000.0)
         };
-        let space = each(now.log, before.log);
-        to.insert("log_bytes_per_published_byte".to_owned(), space);
+        // What was removed meanwhile would not be counted.
+        if now.removed == before.removed {
+            let space = each(now.log, before.log);
+            to.insert("log_bytes_per_published_byte".to_owned(), space);
+        }
         let written = each(now.written, before.written);
         to.insert("written_bytes_per_published_byte".to_owned(), written);
         let filled = each(now.filled, before.filled);
