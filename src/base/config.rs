@@ -58,7 +58,8 @@ pub struct EngineConfig {
     pub dedup_ttl_ms: u64,
     /// Ids of a partition kept in memory, beyond which they are written to a run.
     pub id_window: usize,
-    /// Bytes of records kept in memory per shard, beyond which they are read from the log.
+    /// Bytes of records and of blocks of runs kept in memory per shard, beyond which they are read
+    /// from the disk.
     pub cache_bytes: u64,
     /// Bytes of a partition's log after which what is due far ahead leaves the memory.
     pub flush_bytes: u64,
@@ -84,6 +85,15 @@ pub struct EngineConfig {
     pub index_events: u64,
     /// Commits are decided outside (`Input::Replica`) and not by the partition alone.
     pub external_commit: bool,
+}
+
+impl EngineConfig {
+    /// Bytes of records and of blocks of runs that each partition of a shard may keep in memory.
+    #[must_use]
+    pub fn cache_bytes_each(&self) -> u64 {
+        let owned = u64::from(self.partitions.div_ceil(self.shards));
+        self.cache_bytes / owned.max(1)
+    }
 }
 
 impl Default for EngineConfig {

@@ -354,6 +354,11 @@ impl BlockCache {
         Self { budget, bytes: 0, blocks: BTreeMap::new(), order: VecDeque::new() }
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// A block, if it is in memory.
     pub fn get(&self, run: RunNo, number: usize) -> Option<&Block> {
         self.blocks.get(&(run, number))

@@ -120,7 +120,7 @@ impl Partition {
     pub fn new(id: PartitionId, config: &EngineConfig) -> Self {
         let rule = if config.external_commit { CommitRule::External } else { CommitRule::Alone };
         let start = (Index(0), Term(0));
-        let owned = u64::from(config.partitions.div_ceil(config.shards)).max(1);
+        let cache_bytes = config.cache_bytes_each();
         let group_numbers = HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
         Self {
             id,
@@ -136,9 +136,9 @@ impl Partition {
             clock: LogClock::default(),
             tail: None,
             sparse: SparseIndex::new(config.index_interval_bytes),
-            cache: RecordCache::new(config.cache_bytes / owned),
+            cache: RecordCache::new(cache_bytes),
             segments: Vec::new(),
-            horizon: Horizon::new(config.cache_bytes / owned / 4),
+            horizon: Horizon::new(cache_bytes / 4),
             checkpoints: Checkpoints::default(),
             retention: Retention::default(),
             writes: Writes::default(),

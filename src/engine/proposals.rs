@@ -6,7 +6,6 @@
 //!
 //! Must hold: a waiter under index `i` is answered when entry `i` is applied, or dropped with it.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -34,16 +33,14 @@ pub enum Waiter {
         /// One per event.
         outcomes: Vec<EventOutcome>,
     },
-    /// One verdict.
+    /// Verdicts.
     Ack {
         /// Shard of the asker.
         shard: ShardId,
         /// Slot of the asker.
         request: u64,
-        /// Place of the verdict in the request.
-        place: u32,
-        /// What to answer.
-        outcome: AckOutcome,
+        /// Place of each in the request, and what to answer.
+        outcomes: Vec<(u32, AckOutcome)>,
     },
     /// A topic's settings are being changed.
     Topic {
@@ -119,8 +116,10 @@ pub struct Proposals {
     pub publishes: Option<OpenPublishes>,
     /// Settlements gathered for the next entry.
     pub settles: SettleBuilder,
-    /// Who waits for an event to be settled, or for its retry to be recorded.
-    settle_waits: HashMap<(GroupNo, Position), (Waiter, Vec<Waiter>), RandomState>,
+    /// Who waits for them.
+    verdicts: Vec<Waiter>,
+    /// The last entry of settlements that was proposed.
+    settled_by: Index,
     /// Groups to be created by the next entry.
     pub creations: GroupsBuilder,
     /// Settings of topics gathered for the next entry.
@@ -155,7 +154,8 @@ impl Proposals {
             next_offset,
             publishes: None,
             settles: SettleBuilder::new(),
-            settle_waits: HashMap::with_hasher(state()),
+            verdicts: Vec::new(),
+            settled_by: Index(0),
             creations: GroupsBuilder::new(),
             settings: TopicsBuilder::new(),
             settings_waits: Vec::new(),
@@ -181,7 +181,7 @@ impl Proposals {
     pub fn is_empty(&self) -> bool {
         self.is_idle()
             && self.waiters.is_empty()
-            && self.settle_waits.is_empty()
+            && self.verdicts.is_empty()
             && self.group_waits.is_empty()
     }
 
@@ -238,29 +238,28 @@ impl Proposals {
         }
     }
 
-    /// Waits for an event to be settled, or for its retry to be recorded: mostly the only one.
-    pub fn wait_for_settlement(&mut self, no: GroupNo, position: Position, waiter: Waiter) {
-        match self.settle_waits.entry((no, position)) {
-            Entry::Occupied(mut first) => first.get_mut().1.push(waiter),
-            Entry::Vacant(place) => {
-                place.insert((waiter, Vec::new()));
-            }
+    /// Waits for settlements that are proposed: with the last of them all are applied.
+    pub fn wait_for_settlements(&mut self, waiter: Waiter) {
+        if self.settles.is_empty() {
+            assert!(self.settled_by > Index(0), "what is waited for has been proposed");
+            self.wait(self.settled_by, vec![waiter]);
+        } else {
+            self.verdicts.push(waiter);
         }
     }
 
-    /// An event is settled, or its retry recorded: who waited for it, in order.
-    pub fn settled(
-        &mut self,
-        no: GroupNo,
-        position: Position,
-    ) -> impl Iterator<Item = Waiter> + use<> {
-        let waits = self.settle_waits.remove(&(no, position));
-        waits.into_iter().flat_map(|(first, more)| std::iter::once(first).chain(more))
+    /// The settlements gathered have become an entry.
+    pub fn settles_proposed(&mut self, index: Index) {
+        assert!(self.settles.is_empty() && index > self.settled_by, "entries follow each other");
+        self.settled_by = index;
+        let verdicts = std::mem::take(&mut self.verdicts);
+        self.wait(index, verdicts);
     }
 
     /// Whether no verdict waits for its entry.
     pub fn no_verdict_waits(&self) -> bool {
-        self.settle_waits.is_empty()
+        let mut waiters = self.waiters.values().flatten();
+        self.verdicts.is_empty() && !waiters.any(|waiter| matches!(waiter, Waiter::Ack { .. }))
     }
 
     /// Waits for a group to be created.
@@ -304,10 +303,7 @@ impl Proposals {
         let mut waiters: Vec<Waiter> = old.waiters.into_values().flatten().collect();
         waiters.extend(old.publishes.into_iter().flat_map(|open| open.waiters));
         waiters.extend(old.settings_waits);
-        let mut verdicts: Vec<_> = old.settle_waits.into_iter().collect();
-        verdicts.sort_unstable_by_key(|(event, _)| *event);
-        let each = |(_, (first, more))| std::iter::once(first).chain::<Vec<Waiter>>(more);
-        waiters.extend(verdicts.into_iter().flat_map(each));
+        waiters.extend(old.verdicts);
         waiters.extend(old.group_waits.into_values().flatten());
         waiters
     }
@@ -331,10 +327,11 @@ impl Waiter {
                 let outcomes = outcomes.into_iter().map(fail).collect();
                 (shard, M::Published { request, partition, outcomes })
             }
-            Self::Ack { shard, request, place, outcome } => {
-                let result = Err(error.clone());
-                let outcome = AckOutcome { result, committed_offset: outcome.committed_offset };
-                (shard, M::Acked { request, outcomes: vec![(place, outcome)] })
+            Self::Ack { shard, request, mut outcomes } => {
+                for (_, outcome) in &mut outcomes {
+                    outcome.result = Err(error.clone());
+                }
+                (shard, M::Acked { request, outcomes })
             }
             Self::Topic { shard, request, .. } => {
                 (shard, M::TopicIs { request, partition, result: Err(error.clone()) })

@@ -8,7 +8,7 @@ use super::mesh::MeshMessage;
 use super::space::Space;
 use super::stats::EngineStats;
 use super::turn::Turn;
-use crate::base::api::{AckOutcome, Reply};
+use crate::base::api::Reply;
 use crate::base::config::EngineConfig;
 use crate::base::ids::{Caller, PartitionId, ShardId};
 use crate::base::route;
@@ -55,24 +55,6 @@ impl Step<'_> {
             self.send(member.shard, message);
         }
         any
-    }
-
-    /// Answers a verdict: with those before it, where they are of one request.
-    pub fn acked(&mut self, to: ShardId, request: u64, outcome: (u32, AckOutcome)) {
-        let last = if to == self.shard {
-            self.local.back_mut()
-        } else {
-            match self.effects.last_mut() {
-                Some(Effect::Mesh { to: last, message }) if *last == to => Some(message),
-                _ => None,
-            }
-        };
-        match last {
-            Some(MeshMessage::Acked { request: last, outcomes }) if *last == request => {
-                outcomes.push(outcome);
-            }
-            _ => self.send(to, MeshMessage::Acked { request, outcomes: vec![outcome] }),
-        }
     }
 
     /// Answers a request.

@@ -1,6 +1,7 @@
 //! An open file of a data directory, direct or buffered, whose operations stop the process where
 //! they fail ([`fatal`]): after an error nobody knows what is on the disk.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +9,16 @@ use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaBuffer, DmaFile, OpenOptions};
 use rustix::fs::OFlags;
 
+use crate::base::limits;
 use crate::base::size::BLOCK;
+
+/// Reads of a shard whose memory is used again at most.
+const READ_BUFFERS: usize = 4;
+
+thread_local! {
+    /// Of one shard: each has a thread.
+    static READ: RefCell<[BytesMut; READ_BUFFERS]> = RefCell::default();
+}
 
 /// Which descriptor of a file: one whose writes are durable, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,7 +127,7 @@ impl File {
                 Self::Buffered(file, path) => check("read", path, file.read_at(at, left).await),
             };
             if piece.len() == len {
-                return Bytes::copy_from_slice(&piece);
+                return copied(&piece);
             }
             data.extend_from_slice(&piece);
             // A piece that ends within a block ends at the end of the file.
@@ -171,6 +181,25 @@ impl File {
             Self::Buffered(file, path) => check("close", &path, file.close().await),
         }
     }
+}
+
+/// The bytes in memory that an earlier read of the shard has left, if any has. New memory for each
+/// would cost more than the copy: a piece as large as these is given back to the system, and comes
+/// page by page again.
+fn copied(piece: &[u8]) -> Bytes {
+    if piece.len() > limits::READ_BYTES {
+        return Bytes::copy_from_slice(piece); // seldom, and too much to be kept
+    }
+    READ.with_borrow_mut(|buffers| {
+        let free = buffers.iter_mut().position(|buffer| buffer.try_reclaim(piece.len()));
+        let place = free.unwrap_or_else(|| {
+            buffers.rotate_right(1); // the one that has waited longest may be held for long
+            buffers[0] = BytesMut::with_capacity(piece.len());
+            0
+        });
+        buffers[place].extend_from_slice(piece);
+        buffers[place].split().freeze()
+    })
 }
 
 pub(super) fn run(task: impl Future<Output = ()> + 'static) {

@@ -74,17 +74,18 @@ pub fn put_deliveries(out: &mut BytesMut, stream: u64, group: &str, deliveries: 
     let mut ids = DeliveryIds::of_group(group);
     put_stream(out, FrameKind::Deliveries, stream, deliveries, |out, delivery| {
         let id = ids.format(delivery);
-        put_key(out, 1, LENGTH);
-        encode_varint(delivery_bytes(delivery, id) as u64, out);
-        put_delivery(out, delivery, id);
+        let event_bytes = event_bytes(&delivery.event);
+        let bytes = delivery_bytes(delivery, id, event_bytes);
+        out.reserve(nested_bytes(bytes));
+        put_length(out, 1, bytes);
+        put_delivery(out, delivery, id, event_bytes);
     });
 }
 
 /// Appends events of a replay's stream, as many frames as they need.
 pub fn put_replayed(out: &mut BytesMut, stream: u64, events: &[Replayed]) {
     put_stream(out, FrameKind::ReplayEvents, stream, events, |out, replayed| {
-        put_key(out, 1, LENGTH);
-        encode_varint(replayed_bytes(replayed) as u64, out);
+        put_length(out, 1, replayed_bytes(replayed));
         encode_replayed(out, replayed);
     });
 }
@@ -119,8 +120,7 @@ fn put_acked(out: &mut BytesMut, correlation: u64, outcomes: &[AckOutcome]) {
     }
     let mark = begin(out, FrameKind::AckedBatch, correlation);
     for outcome in outcomes {
-        put_key(out, 1, LENGTH);
-        encode_varint(acked_bytes(outcome) as u64, out);
+        put_length(out, 1, acked_bytes(outcome));
         encode_acked(out, outcome);
     }
     finish(out, mark);
@@ -211,8 +211,7 @@ fn encode_published_batch(out: &mut BytesMut, outcomes: &[EventOutcome]) {
             + varint_bytes(3, partition)
             + varint_bytes(4, offset)
             + varint_bytes(5, schedule_ts);
-        put_key(out, 100, LENGTH);
-        encode_varint(bytes as u64, out);
+        put_length(out, 100, bytes);
         put_varint(out, 1, code);
         put_text(out, 2, text);
         put_varint(out, 3, partition);
@@ -265,21 +264,23 @@ fn verdict_parts(outcome: &AckOutcome) -> (u64, &str) {
 
 /// Encodes a `Delivery` of one event, for gRPC. Several of one group share `ids`.
 pub fn encode_delivery(out: &mut BytesMut, ids: &mut DeliveryIds, delivery: &Delivery) {
-    put_delivery(out, delivery, ids.format(delivery));
+    let id = ids.format(delivery);
+    let event_bytes = event_bytes(&delivery.event);
+    out.reserve(delivery_bytes(delivery, id, event_bytes));
+    put_delivery(out, delivery, id, event_bytes);
 }
 
-fn put_delivery(out: &mut BytesMut, delivery: &Delivery, id: &[u8]) {
-    out.reserve(delivery_bytes(delivery, id));
-    put_key(out, 1, LENGTH);
-    encode_varint(event_bytes(&delivery.event) as u64, out);
+/// The caller has counted the event's bytes and made room for all of it.
+fn put_delivery(out: &mut BytesMut, delivery: &Delivery, id: &[u8], event_bytes: usize) {
+    put_length(out, 1, event_bytes);
     put_event(out, &delivery.event);
     put_bytes(out, 2, id);
     put_varint(out, 3, u64::from(delivery.attempt));
     put_varint(out, 4, delivery.ack_timeout_ms);
 }
 
-fn delivery_bytes(delivery: &Delivery, id: &[u8]) -> usize {
-    nested_bytes(event_bytes(&delivery.event))
+fn delivery_bytes(delivery: &Delivery, id: &[u8], event_bytes: usize) -> usize {
+    nested_bytes(event_bytes)
         + bytes_bytes(2, id)
         + varint_bytes(3, u64::from(delivery.attempt))
         + varint_bytes(4, delivery.ack_timeout_ms)
@@ -288,8 +289,7 @@ fn delivery_bytes(delivery: &Delivery, id: &[u8]) -> usize {
 /// Encodes a `ReplayEvent`.
 pub fn encode_replayed(out: &mut BytesMut, replayed: &Replayed) {
     out.reserve(replayed_bytes(replayed));
-    put_key(out, 1, LENGTH);
-    encode_varint(event_bytes(&replayed.event) as u64, out);
+    put_length(out, 1, event_bytes(&replayed.event));
     put_event(out, &replayed.event);
     put_varint(out, 2, replayed.index);
 }
@@ -364,10 +364,23 @@ pub fn partition_info(status: &PartitionStatus, node_id: &str) -> events::Partit
 /// -1 as an int32 or int64 is encoded.
 const NONE: u64 = u64::MAX;
 const VARINT: u32 = 0;
+/// A key of a `u32` and a `u64`, as varints.
+const PAIR_BYTES: usize = 5 + 10;
 const LENGTH: u32 = 2;
 
-fn put_key(out: &mut BytesMut, number: u32, wire: u32) {
-    encode_varint(u64::from(number << 3 | wire), out);
+/// A key and a number, with one copy into the buffer: its room is looked at once and not by byte.
+fn put_pair(out: &mut BytesMut, key: u32, number: u64) {
+    let mut bytes = [0; PAIR_BYTES];
+    let mut rest = &mut bytes[..];
+    encode_varint(u64::from(key), &mut rest);
+    encode_varint(number, &mut rest);
+    let len = PAIR_BYTES - rest.len();
+    out.put_slice(&bytes[..len]);
+}
+
+/// The head of a field of so many bytes.
+fn put_length(out: &mut BytesMut, number: u32, bytes: usize) {
+    put_pair(out, number << 3 | LENGTH, bytes as u64);
 }
 
 fn key_bytes(number: u32) -> usize {
@@ -377,8 +390,7 @@ fn key_bytes(number: u32) -> usize {
 /// Zero is the default and is not sent.
 fn put_varint(out: &mut BytesMut, number: u32, value: u64) {
     if value != 0 {
-        put_key(out, number, VARINT);
-        encode_varint(value, out);
+        put_pair(out, number << 3 | VARINT, value);
     }
 }
 
@@ -389,8 +401,7 @@ fn varint_bytes(number: u32, value: u64) -> usize {
 /// Empty is the default and is not sent.
 fn put_bytes(out: &mut BytesMut, number: u32, value: &[u8]) {
     if !value.is_empty() {
-        put_key(out, number, LENGTH);
-        encode_varint(value.len() as u64, out);
+        put_length(out, number, value.len());
         out.put_slice(value);
     }
 }

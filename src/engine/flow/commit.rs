@@ -105,7 +105,8 @@ impl Partition {
             self.propose_frontiers();
             let append_ts = self.clock.stamp(step.now);
             let body = self.proposals.settles.finish();
-            self.propose(EntryKind::Normal, self.sealed_end, append_ts, body);
+            let index = self.propose(EntryKind::Normal, self.sealed_end, append_ts, body);
+            self.proposals.settles_proposed(index);
         }
     }
 
@@ -323,8 +324,8 @@ impl Partition {
                 let partition = self.id;
                 step.send(shard, MeshMessage::Published { request, partition, outcomes });
             }
-            Waiter::Ack { shard, request, place, outcome } => {
-                step.acked(shard, request, (place, outcome));
+            Waiter::Ack { shard, request, outcomes } => {
+                step.send(shard, MeshMessage::Acked { request, outcomes });
             }
             Waiter::Topic { shard, request, retention } => {
                 let (partition, result) = (self.id, Ok(retention));

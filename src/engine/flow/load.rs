@@ -247,6 +247,9 @@ impl Partition {
         };
         if self.horizon.all().any(|r| r.head().ids.run == of) {
             self.horizon.blocks.push(of, number, block.clone());
+            // Blocks and records share one budget: who reads the past makes nothing grow.
+            let blocks = self.horizon.blocks.bytes();
+            self.cache.set_budget(step.config.cache_bytes_each().saturating_sub(blocks));
         }
         for flow in flows {
             match flow {

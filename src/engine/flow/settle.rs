@@ -32,6 +32,14 @@ use crate::engine::wheel::Handle;
 /// Tells the hash of a delivery id from all others of the same key.
 const SEAL: u8 = 0xd1;
 
+/// The answer to one verdict.
+enum Judged {
+    /// At once.
+    Now(AckOutcome),
+    /// When the settlement is applied that has been proposed, by it or before it.
+    OnceApplied(AckOutcome),
+}
+
 /// Why an attempt failed.
 struct Failure {
     reason: DeadReason,
@@ -48,33 +56,32 @@ impl Partition {
         request: u64,
         acks: Vec<(u32, AckSpec)>,
     ) {
-        let mut judged = Vec::new();
+        // They are answered together: a waiter for each verdict would cost more than the verdict.
+        let (mut judged, mut waiting) = (Vec::new(), Vec::new());
         for (place, ack) in acks {
             let id = ack.id.expect("the front has answered verdicts without an id");
-            let waiter = |outcome| Waiter::Ack { shard, request, place, outcome };
-            if let Some(outcome) = self.judge(step, &id, ack.verdict, waiter) {
-                judged.push((place, outcome));
+            match self.judge(step, &id, ack.verdict) {
+                Judged::Now(outcome) => judged.push((place, outcome)),
+                Judged::OnceApplied(outcome) => waiting.push((place, outcome)),
             }
         }
         if !judged.is_empty() {
             step.send(shard, MeshMessage::Acked { request, outcomes: judged });
         }
+        if !waiting.is_empty() {
+            let waiter = Waiter::Ack { shard, request, outcomes: waiting };
+            self.proposals.wait_for_settlements(waiter);
+        }
     }
 
-    /// Judges one verdict: an answer at once, or `None` when it waits for an entry.
-    fn judge(
-        &mut self,
-        step: &mut Step<'_>,
-        id: &DeliveryId,
-        verdict: Verdict,
-        waiter: impl FnOnce(AckOutcome) -> Waiter,
-    ) -> Option<AckOutcome> {
+    fn judge(&mut self, step: &mut Step<'_>, id: &DeliveryId, verdict: Verdict) -> Judged {
         let position = id.position;
-        let done = |result| Some(AckOutcome { result, committed_offset: position.offset.plus(1) });
+        let outcome = |result| AckOutcome { result, committed_offset: position.offset.plus(1) };
+        let done = |result| Judged::Now(outcome(result));
         if !self.is_serving() {
             return done(Err(ApiError::not_leader()));
         }
-        let Some(group) = self.group_of(id) else { return Some(unknown_delivery()) };
+        let Some(group) = self.group_of(id) else { return Judged::Now(unknown_delivery()) };
         let group = &mut self.groups[group.0 as usize];
         if group.cursor.is_settled(position) {
             return match verdict {
@@ -83,17 +90,13 @@ impl Partition {
             };
         }
         let no = group.no;
-        let outcome = AckOutcome { result: Ok(()), committed_offset: position.offset.plus(1) };
+        let recorded = Judged::OnceApplied(outcome(Ok(())));
         match (group.dispatch.settling.get(&position).copied(), verdict) {
             // A second ack waits for the first one's entry: it is the same settlement.
-            (Some(Settling::Done), Verdict::Ack) => {
-                self.proposals.wait_for_settlement(no, position, waiter(outcome));
-                None
-            }
+            (Some(Settling::Done), Verdict::Ack) => recorded,
             (None | Some(Settling::Retry), Verdict::Ack) => {
                 self.propose_done(step, no, position);
-                self.proposals.wait_for_settlement(no, position, waiter(outcome));
-                None
+                recorded
             }
             (Some(_), _) => done(Err(no_lease(id))),
             (None, verdict) => {
@@ -109,8 +112,7 @@ impl Partition {
                         let reason_code = DeadReason::Nacked;
                         let failure = Failure { reason: reason_code, text: reason, delay_ms };
                         self.fail(step, no, position, lease, &failure);
-                        self.proposals.wait_for_settlement(no, position, waiter(outcome));
-                        None
+                        recorded
                     }
                     Verdict::Extend { by_ms } => {
                         self.extend(step, no, position, lease, by_ms);
@@ -348,7 +350,6 @@ impl Partition {
             if let Some(lease) = dispatch.leased.remove(&position) {
                 self.end_lease(step, lease);
             }
-            self.answer_verdicts(step, no, position);
         }
         for (no, position, delay) in applied.retries {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
@@ -357,14 +358,7 @@ impl Partition {
                 dispatch.held.insert(position);
                 let timer = Timer { kind: TimerKind::Retry, group: no, position };
                 self.timers.insert(step.now.boot_ms() + delay, timer);
-                self.answer_verdicts(step, no, position);
             }
-        }
-    }
-
-    fn answer_verdicts(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
-        for waiter in self.proposals.settled(no, position) {
-            self.answer(step, waiter);
         }
     }
 }

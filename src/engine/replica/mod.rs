@@ -25,6 +25,7 @@ mod model_test;
 mod transition_test;
 
 use crate::base::ids::{Index, Term};
+use crate::base::limits::REPLICA_RECENT_BYTES;
 use recent::Recent;
 use terms::Terms;
 
@@ -187,7 +188,9 @@ impl<E: LogEntry> Replica<E> {
         let entry =
             self.recent.get(self.applied).expect("what is not applied is in memory").clone();
         assert_eq!(entry.index(), self.applied, "entries are applied in order");
-        self.recent.trim(self.applied);
+        // They are kept for followers, and a group of one has none.
+        let kept = if self.rule == CommitRule::Alone { 0 } else { REPLICA_RECENT_BYTES };
+        self.recent.trim(self.applied, kept);
         Some(entry)
     }
 

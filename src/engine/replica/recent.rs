@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use super::LogEntry;
 use crate::base::ids::Index;
-use crate::base::limits::REPLICA_RECENT_BYTES;
 
 #[derive(Debug)]
 pub(super) struct Recent<E> {
@@ -46,10 +45,10 @@ impl<E: LogEntry> Recent<E> {
         self.entries.iter().skip(skip).take((high.0 - low.0) as usize)
     }
 
-    /// `applied` has just been handed out: forgets the oldest applied ones beyond the bound.
-    pub(super) fn trim(&mut self, applied: Index) {
+    /// `applied` has just been handed out: forgets the oldest applied ones beyond so many bytes.
+    pub(super) fn trim(&mut self, applied: Index, kept: usize) {
         self.applied_bytes += self.get(applied).expect("it was just handed out").bytes();
-        while self.applied_bytes > REPLICA_RECENT_BYTES && self.first <= applied {
+        while self.applied_bytes > kept && self.first <= applied {
             self.pop_applied();
         }
     }

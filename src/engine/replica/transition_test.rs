@@ -167,12 +167,13 @@ fn a_log_that_was_only_measured_knows_its_ends() {
 
 #[test]
 fn ranges_come_from_memory_or_say_that_they_do_not() {
-    let mut replica = proposed(CommitRule::Alone, 5);
+    let mut replica = proposed(CommitRule::External, 5);
     assert_eq!(replica.entries(Index(2), Index(4), 1_000), Ok(vec![entry(2, 1), entry(3, 1)]));
     assert_eq!(replica.entries(Index(2), Index(6), 250), Ok(vec![entry(2, 1), entry(3, 1)]));
     assert_eq!(replica.entries(Index(2), Index(6), 1), Ok(vec![entry(2, 1)]), "one at least");
     assert_eq!(replica.entries(Index(6), Index(6), 1_000), Ok(vec![]));
     replica.on_persisted(Index(5));
+    replica.on_committed(Index(5));
     apply_all(&mut replica);
     replica.truncate_head(Index(3));
     let not_there = Err(NotInMemory { first_in_memory: Index(4) });
@@ -182,19 +183,30 @@ fn ranges_come_from_memory_or_say_that_they_do_not() {
 
 #[test]
 fn memory_of_applied_entries_is_bounded_and_others_stay() {
-    let mut replica = leader(CommitRule::Alone);
+    let mut replica = leader(CommitRule::External);
     let bytes = REPLICA_RECENT_BYTES / 4;
     for index in 1..=20 {
         replica.propose(Entry { index, term: 1, bytes });
     }
     assert_eq!(replica.memory_bytes(), 20 * bytes, "nothing is applied yet");
     replica.on_persisted(Index(10));
+    replica.on_committed(Index(10));
     apply_all(&mut replica);
     assert_eq!(replica.memory_bytes(), 14 * bytes);
     assert_eq!(
         replica.entries(Index(1), Index(9), 1),
         Err(NotInMemory { first_in_memory: Index(7) })
     );
+}
+
+#[test]
+fn a_group_of_one_keeps_nothing_that_is_applied() {
+    let mut replica = proposed(CommitRule::Alone, 5);
+    let bytes = replica.memory_bytes();
+    replica.on_persisted(Index(3));
+    apply_all(&mut replica);
+    assert_eq!(replica.memory_bytes(), bytes / 5 * 2);
+    assert_eq!(replica.entries(Index(4), Index(6), 1), Ok(vec![entry(4, 1)]));
 }
 
 #[test]
