@@ -6,6 +6,7 @@
 //!
 //! Must hold: a waiter under index `i` is answered when entry `i` is applied, or dropped with it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
