@@ -150,6 +150,8 @@ pub const REPLICA_RECENT_BYTES: usize = 4 * MIB;
 pub const PARKED_READS: usize = 64;
 /// Largest read of the log that a flow asks for at once, bytes.
 pub const READ_BYTES: usize = MIB;
+/// Reads of a shard whose memory is used again at most.
+pub const READ_BUFFERS: usize = 4;
 /// First step of zero-filling a segment, bytes; steps double up to [`FILL_STEP_MAX`].
 pub const FILL_STEP_MIN: u64 = MIB as u64;
 /// Largest step of zero-filling, bytes.

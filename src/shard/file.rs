@@ -12,12 +12,9 @@ use rustix::fs::OFlags;
 use crate::base::limits;
 use crate::base::size::BLOCK;
 
-/// Reads of a shard whose memory is used again at most.
-const READ_BUFFERS: usize = 4;
-
 thread_local! {
     /// Of one shard: each has a thread.
-    static READ: RefCell<[BytesMut; READ_BUFFERS]> = RefCell::default();
+    static READ: RefCell<[BytesMut; limits::READ_BUFFERS]> = RefCell::default();
 }
 
 /// Which descriptor of a file: one whose writes are durable, or not.
