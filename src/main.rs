@@ -7,12 +7,12 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long freed memory is kept before it is given back to the system, ms. A batch's memory is
-/// wanted again at the next batch: giving it back in between (after 10 ms, as the allocator does by
-/// itself) has the kernel clear the same pages for ever, a seventh of a publish's cost.
+/// wanted again by one of the next: giving it back in between has the kernel clear the same pages
+/// for ever.
 const KEEP_FREED_MS: c_long = 10_000;
 
-/// `mi_option_purge_delay` of the allocator, and what it is before anyone has set it.
-const PURGE_DELAY: (c_int, c_long) = (15, 10);
+/// `mi_option_purge_delay` of the allocator, and what it is before anyone has set it, ms.
+const PURGE_DELAY: (c_int, c_long) = (15, 1_000);
 
 #[expect(unsafe_code, reason = "declares what `keep_freed_memory` calls")]
 unsafe extern "C" {
