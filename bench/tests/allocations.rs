@@ -14,8 +14,9 @@ const BATCH: u64 = 1_000;
 const WARM_UP: u64 = 64;
 const BATCHES: u64 = 64;
 
-/// For a batch, whatever it holds: spans, proposal, body of the entry, answer.
-const PER_BATCH: u64 = 16;
+/// For a batch, whatever it holds: spans, what memory says of its ids, proposal, body of the entry,
+/// answer.
+const PER_BATCH: u64 = 17;
 /// For an event that stays, amortised: nodes of the due index, which hold 6 to 11 events each, and
 /// tables of ids, which grow in small steps so that they are never much larger than what they hold.
 const PER_EVENT: f64 = 0.4;
