@@ -210,9 +210,9 @@ pub const FLUSHES: usize = 1;
 pub const MERGES: usize = 1;
 /// Bytes of a shard's logs that are in no run, in percent of those at which all of its partitions
 /// would begin a flush, beyond which publishes wait until jobs have caught up.
-pub const BEHIND_MAX: u64 = 250;
+pub const BEHIND_MAX: u64 = 175;
 /// Below this, percent, they go on.
-pub const BEHIND_RESUME: u64 = 225;
+pub const BEHIND_RESUME: u64 = 150;
 /// Bytes of a file that a job reads at once, of each file that it reads.
 pub const JOB_READ_BYTES: usize = MIB;
 /// Writes of a job under way at once.

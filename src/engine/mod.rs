@@ -47,7 +47,7 @@ pub mod turn;
 pub mod wheel;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
@@ -273,15 +273,17 @@ fn turn_end(
     partitions: &mut BTreeMap<PartitionId, Partition>,
     step: &mut Step<'_>,
 ) {
-    // The one that has begun a job last is the last to be asked for another.
-    let behind = step.jobs.last().map_or(Unbounded, Excluded);
-    for (_, partition) in partitions.range_mut((behind, Unbounded)) {
+    let first = step.jobs.first();
+    for (_, partition) in partitions.range_mut((first, Unbounded)) {
         partition.horizon_on(step);
     }
-    if let Excluded(last) = behind {
-        for (_, partition) in partitions.range_mut(..=last) {
-            partition.horizon_on(step);
-        }
+    let rest = match first {
+        Included(first) => Excluded(first),
+        Excluded(last) => Included(last),
+        Unbounded => Excluded(PartitionId(0)),
+    };
+    for (_, partition) in partitions.range_mut((Unbounded, rest)) {
+        partition.horizon_on(step);
     }
     hold_back::tell_behind(partitions, step);
     for partition in partitions.values_mut() {

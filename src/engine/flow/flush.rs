@@ -138,7 +138,7 @@ impl Partition {
     }
 
     pub(super) fn begin_job(&mut self, step: &mut Step<'_>, running: RunningJob, job: JobSpec) {
-        step.jobs.begin(self.id, running.kind());
+        step.jobs.begin(self.id, &running);
         self.horizon.job = Some(running);
         step.stats.jobs += 1;
         step.effects.push(Effect::StartJob { partition: self.id, job });

@@ -2,9 +2,13 @@
 //!
 //! A merge may take long, since it reads what many flushes have written; a flush must not wait for
 //! it, since memory and the next start wait for the flush. So each kind has places of its own. Of
-//! the partitions that want one, the next behind the one that began last gets it.
+//! the partitions that want one, the next behind the one that flushed last gets it; but a flush of
+//! the due axis is followed by that of the ids of the same events, or they would stay in memory for
+//! a whole round.
 //!
 //! Must hold: no more than [`limits::FLUSHES`] and [`limits::MERGES`] are under way.
+
+use std::ops::Bound;
 
 use crate::base::ids::PartitionId;
 use crate::base::limits;
@@ -15,7 +19,8 @@ use crate::engine::horizon::RunningJob;
 pub struct Places {
     flushes: usize,
     merges: usize,
-    last: Option<PartitionId>,
+    /// The partition that flushed last, and whether its ids are still to come.
+    last: Option<(PartitionId, bool)>,
     /// Jobs are so far behind that publishes wait for them.
     pub is_behind: bool,
 }
@@ -38,18 +43,25 @@ impl Places {
         }
     }
 
-    /// The partition that began a job last; it is asked last now.
-    pub fn last(&self) -> Option<PartitionId> {
-        self.last
+    /// From which partition on they are asked whether they want a place.
+    pub fn first(&self) -> Bound<PartitionId> {
+        match self.last {
+            Some((last, true)) => Bound::Included(last),
+            Some((last, false)) => Bound::Excluded(last),
+            None => Bound::Unbounded,
+        }
     }
 
     /// A partition begins a job.
     ///
     /// # Panics
     /// If there is no place for it.
-    pub fn begin(&mut self, partition: PartitionId, kind: Kind) {
+    pub fn begin(&mut self, partition: PartitionId, job: &RunningJob) {
+        let kind = job.kind();
         assert!(self.has_room(kind), "partition {partition}: no place for a {kind:?}");
-        self.last = Some(partition);
+        if kind == Kind::Flush {
+            self.last = Some((partition, matches!(job, RunningJob::Flush { .. })));
+        }
         *self.count(kind) += 1;
     }
 
@@ -84,22 +96,37 @@ impl RunningJob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::Offset;
 
     #[test]
     fn each_kind_has_its_own_places() {
         let mut places = Places::default();
+        let merge = || RunningJob::MergeIds { range: 0..2 };
         for _ in 0..limits::FLUSHES {
             assert!(places.has_room(Kind::Flush));
-            places.begin(PartitionId(3), Kind::Flush);
+            places.begin(PartitionId(3), &RunningJob::FlushIds);
         }
         assert!(!places.has_room(Kind::Flush), "at the limit");
         for _ in 0..limits::MERGES {
             assert!(places.has_room(Kind::Merge), "a flush takes none of a merge");
-            places.begin(PartitionId(4), Kind::Merge);
+            places.begin(PartitionId(4), &merge());
         }
         assert!(!places.has_room(Kind::Merge), "at the limit");
-        assert_eq!(places.last(), Some(PartitionId(4)));
         places.end(Kind::Flush);
         assert!(places.has_room(Kind::Flush) && !places.has_room(Kind::Merge));
+    }
+
+    #[test]
+    fn ids_follow_their_events_and_then_it_is_the_next_ones_turn() {
+        let mut places = Places::default();
+        assert_eq!(places.first(), Bound::Unbounded);
+        let flush = RunningJob::Flush { offsets: Offset(0)..Offset(1), far: 0 };
+        places.begin(PartitionId(3), &flush);
+        assert_eq!(places.first(), Bound::Included(PartitionId(3)));
+        places.end(Kind::Flush);
+        places.begin(PartitionId(5), &RunningJob::MergeIds { range: 0..2 });
+        assert_eq!(places.first(), Bound::Included(PartitionId(3)), "a merge changes nothing");
+        places.begin(PartitionId(3), &RunningJob::FlushIds);
+        assert_eq!(places.first(), Bound::Excluded(PartitionId(3)));
     }
 }
