@@ -13,8 +13,10 @@ fn held() -> Keeper {
     let config = EngineConfig { flush_bytes: FLUSH, id_window: 1_000, ..small() };
     let mut keeper = Keeper::new(config);
     keeper.holds_jobs = true;
+    let found = keeper.stats().unflushed_bytes;
     while keeper.takes_publishes() {
-        let percent = keeper.stats().unflushed_bytes * 100 / FLUSH;
+        // What a start finds, the first entries of a new log too, holds nobody back.
+        let percent = (keeper.stats().unflushed_bytes - found) * 100 / FLUSH;
         assert!(percent <= limits::BEHIND_MAX, "at {percent} they would have to wait");
         keeper.publish("t", BEGIN_MS);
     }
