@@ -306,8 +306,8 @@ impl<E: LogEntry> Replica<E> {
         self.applied
     }
 
-    /// Bytes of entries in memory: those not applied, and at most
-    /// [`REPLICA_RECENT_BYTES`](crate::base::limits::REPLICA_RECENT_BYTES) of applied ones.
+    /// Bytes of entries in memory: those not applied, and at most [`REPLICA_RECENT_BYTES`] of
+    /// applied ones.
     pub fn memory_bytes(&self) -> usize {
         self.recent.bytes()
     }
