@@ -32,20 +32,26 @@ pub(super) enum Asks {
     Other,
 }
 
+/// Requests of a kind.
+#[derive(Default)]
+struct Queue {
+    requests: RefCell<VecDeque<Waiting>>,
+    /// Wakers of those who wait for room.
+    waiting: RefCell<Vec<Waker>>,
+}
+
 /// The queues of one shard. Shared by the tasks of its executor.
 #[derive(Default)]
 pub(super) struct Inbox {
     happenings: RefCell<VecDeque<Input>>,
-    publishes: RefCell<VecDeque<Waiting>>,
+    publishes: Queue,
     /// All other requests.
-    others: RefCell<VecDeque<Waiting>>,
+    others: Queue,
     /// Number of the next request.
     next: Cell<u64>,
     request_bytes: Cell<usize>,
     /// The pump's, while it sleeps.
     pump: Cell<Option<Waker>>,
-    /// Of those who wait for room.
-    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Inbox {
@@ -60,17 +66,17 @@ impl Inbox {
         let number = self.next.replace(self.next.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + size(&request));
         let queue = self.queue(asks(&request));
-        queue.borrow_mut().push_back((number, from, request));
+        queue.requests.borrow_mut().push_back((number, from, request));
         self.wake();
     }
 
     /// Whether such a request may be pushed.
     pub(super) fn has_room(&self, asks: Asks) -> bool {
         let bytes = asks == Asks::Other || self.request_bytes.get() < REQUEST_BYTES;
-        bytes && self.queue(asks).borrow().len() < REQUESTS
+        bytes && self.queue(asks).requests.borrow().len() < REQUESTS
     }
 
-    fn queue(&self, asks: Asks) -> &RefCell<VecDeque<Waiting>> {
+    fn queue(&self, asks: Asks) -> &Queue {
         if asks == Asks::Publish { &self.publishes } else { &self.others }
     }
 
@@ -80,7 +86,12 @@ impl Inbox {
         if self.has_room(asks) {
             return Poll::Ready(());
         }
-        self.waiting.borrow_mut().push(cx.waker().clone());
+        let mut waiting = self.queue(asks).waiting.borrow_mut();
+        // Publishes may wait for long, and a task that waits may be polled for other reasons: to
+        // ask again adds nothing, unless another has asked in between.
+        if !waiting.last().is_some_and(|last| last.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 
@@ -92,32 +103,32 @@ impl Inbox {
     /// The next request, for the pump; only while the engine has room, and publishes only while it
     /// takes them.
     pub(super) fn take_request(&self, publishes: bool) -> Option<(Caller, Request)> {
-        let number = |asks| self.queue(asks).borrow().front().map(|waiting| waiting.0);
+        let number = |asks| self.queue(asks).requests.borrow().front().map(|waiting| waiting.0);
         let publish = number(Asks::Publish).filter(|_| publishes);
         let first = match (publish, number(Asks::Other)) {
             (Some(publish), other) if other.is_none_or(|other| publish < other) => Asks::Publish,
             (_, Some(_)) => Asks::Other,
             (_, None) => return None,
         };
-        let (_, from, request) = self.queue(first).borrow_mut().pop_front()?;
+        let Queue { requests, waiting } = self.queue(first);
+        let (_, from, request) = requests.borrow_mut().pop_front()?;
         self.request_bytes.set(self.request_bytes.get() - size(&request));
-        let some = self.queue(first).borrow().len() <= REQUESTS / 2;
-        if some && !self.waiting.borrow().is_empty() {
-            self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        if requests.borrow().len() <= REQUESTS / 2 {
+            waiting.borrow_mut().drain(..).for_each(Waker::wake);
         }
         Some((from, request))
     }
 
     /// Whether there is something to take: where the engine has room, and takes publishes.
     pub(super) fn has_work(&self, has_room: bool, publishes: bool) -> bool {
-        let any = |asks| !self.queue(asks).borrow().is_empty();
+        let any = |asks| !self.queue(asks).requests.borrow().is_empty();
         !self.happenings.borrow().is_empty()
             || has_room && (any(Asks::Other) || publishes && any(Asks::Publish))
     }
 
     /// Requests that wait.
     pub(super) fn waiting_requests(&self) -> usize {
-        self.publishes.borrow().len() + self.others.borrow().len()
+        self.publishes.requests.borrow().len() + self.others.requests.borrow().len()
     }
 
     /// Remembers the pump's waker; the next push uses it.
@@ -176,13 +187,15 @@ mod tests {
             assert!(!inbox.has_room(asks));
             let cx = Context::from_waker(Waker::noop());
             assert!(inbox.poll_room(&cx, asks).is_pending(), "full: wait");
+            assert!(inbox.poll_room(&cx, asks).is_pending(), "asked for another reason");
+            assert_eq!(inbox.queue(asks).waiting.borrow().len(), 1, "it waits once");
             let other = if asks == Asks::Publish { Asks::Other } else { Asks::Publish };
             assert!(inbox.poll_room(&cx, other).is_ready(), "the other queue is empty");
             for i in 0..REQUESTS / 2 {
                 assert_eq!(take(&inbox, true), Some(i as u64));
             }
             assert!(inbox.poll_room(&cx, asks).is_ready(), "half empty: go on");
-            assert!(inbox.waiting.borrow().is_empty(), "who waited was woken");
+            assert!(inbox.queue(asks).waiting.borrow().is_empty(), "who waited was woken");
         }
     }
 
