@@ -96,13 +96,16 @@ pub fn run(args: &RepairArgs) -> Result<bool, String> {
         output.flush()?;
     }
     let beside = all.iter().filter(|found| !found.is_log_damaged() && found.beside.is_damaged());
-    let (mut renewals, mut lost) = (0, false);
+    // A cut brings back no run.
+    let mut lost = damaged.iter().any(|found| found.beside.has_lost_data());
+    let mut renewals = 0;
     for findings in beside {
         let renewal = Renewal::of(findings);
-        renewals += usize::from(renewal.is_wanted);
-        lost |= renewal.is_lost;
         let done = args.yes && renewal.is_wanted && renewal.run(stopped.path())?;
-        let text = || format!("{}\n{}", findings.text(), renewal.text(done));
+        let refused = args.yes && renewal.is_wanted && !done;
+        renewals += usize::from(renewal.is_wanted && !refused);
+        lost |= renewal.is_lost || refused;
+        let text = || format!("{}\n{}", findings.text(), renewal.text(done, refused));
         output.line(text, || renewal.object(done))?;
         output.flush()?;
     }
@@ -129,6 +132,7 @@ fn closing(args: &RepairArgs, plans: usize, lost: bool, salvaged: Option<u64>) -
     let text = match (plans, args.yes) {
         (0, _) if lost => "nothing that a repair could help: restore a backup".to_owned(),
         (0, _) => "nothing to repair".to_owned(),
+        (_, true) if lost => "repaired, but for what is lost: restore a backup".to_owned(),
         (_, true) => "repaired: the next start serves again".to_owned(),
         (_, false) => format!(
             "nothing was changed; `chronosdb log repair {} --yes` does it",
@@ -163,9 +167,11 @@ impl<'a> Renewal<'a> {
         checkpoints::renew(data, self.findings.partition).map_err(|error| error.to_string())
     }
 
-    fn text(&self, done: bool) -> String {
+    fn text(&self, done: bool, refused: bool) -> String {
         let mut lines = Vec::new();
-        if done {
+        if refused {
+            lines.push("  no checkpoint tells what the log has lost: restore a backup");
+        } else if done {
             lines.push("  the next start makes the runs anew that the log still has");
         } else if self.is_wanted {
             lines.push("  the next start would make the runs anew that the log still has");
