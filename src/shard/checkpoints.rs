@@ -11,15 +11,17 @@
 //! What a start does not use is removed, and so are runs that no checkpoint lists: the log has all
 //! that was in them.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::directory::{DirectoryError, io_error, partition_path, sync_directory};
+use super::directory::{
+    DirectoryError, UNFINISHED, io_error, partition_path, sync_directory, write_aside,
+};
 use super::disk::Disk;
 use super::file::{Buffer, Durable, File, check, fatal, is_full, run};
 use super::jobs::{parse_run_name, run_path};
@@ -29,8 +31,6 @@ use crate::engine::checkpoint::{self, Found, RunFiles};
 use crate::engine::log::Ids;
 use crate::engine::renew;
 use crate::engine::{Input, SegmentFile};
-
-const UNFINISHED: &str = ".new";
 
 /// The file of a checkpoint.
 pub fn checkpoint_path(data: &Path, partition: PartitionId, number: u64) -> PathBuf {
@@ -103,7 +103,7 @@ pub fn renew(data: &Path, partition: PartitionId) -> Result<bool, DirectoryError
     else {
         return Ok(false);
     };
-    put(&checkpoint_path(data, partition, number), &bytes)?;
+    write_aside(&checkpoint_path(data, partition, number), &bytes)?;
     sync_directory(&home)?;
     // Only now: one of them is always there.
     for number in listed.checkpoints {
@@ -135,21 +135,6 @@ fn read_all(
         Ok((*number, Bytes::from(bytes)))
     };
     numbers.iter().map(read).collect()
-}
-
-/// Writes a file aside, durably, and gives it its name.
-fn put(path: &Path, bytes: &[u8]) -> Result<(), DirectoryError> {
-    let mut aside = path.to_owned().into_os_string();
-    aside.push(UNFINISHED);
-    let written = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&aside)
-        .and_then(|file| file.write_all_at(bytes, 0).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&aside, path));
-    written.map_err(io_error("write", path))
 }
 
 /// The derived files in a partition's directory.

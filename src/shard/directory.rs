@@ -25,6 +25,8 @@ const FORMAT: u32 = 1;
 const LOCK_FILE: &str = "lock";
 /// Says what made the directory; without it, nothing else of it is served.
 pub const FORMAT_FILE: &str = "chronosdb.toml";
+/// End of the name of a file that is being written.
+pub(super) const UNFINISHED: &str = ".new";
 /// What a backup has and a data directory has not.
 pub const BACKUP_MANIFEST: &str = "manifest.jsonl";
 /// What a new file system has at its top.
@@ -458,18 +460,24 @@ fn create_format(data: &Path, partitions: u16) -> Result<FormatFile, DirectoryEr
         checksum: String::new(),
     };
     file.checksum = file.checksum();
-    // Written aside and renamed: a crash leaves no half of it.
-    let (path, aside) = (data.join(FORMAT_FILE), data.join("chronosdb.toml.new"));
+    write_aside(&data.join(FORMAT_FILE), file.text().as_bytes())?;
+    Ok(file)
+}
+
+/// Writes a file aside, durably, and gives it its name: a crash leaves no half of it. The directory
+/// is the caller's to sync.
+pub(super) fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), DirectoryError> {
+    let mut aside = path.to_owned().into_os_string();
+    aside.push(UNFINISHED);
     let written = OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
         .open(&aside)
-        .and_then(|mut f| f.write_all(file.text().as_bytes()).and_then(|()| f.sync_all()))
-        .and_then(|()| fs::rename(&aside, &path));
-    written.map_err(io_error("write", &path))?;
-    Ok(file)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&aside, path));
+    written.map_err(io_error("write", path))
 }
 
 fn first_line(error: &toml::de::Error) -> String {
