@@ -47,7 +47,6 @@ pub mod turn;
 pub mod wheel;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound::{Excluded, Included, Unbounded};
 
 pub use effect::{Effect, RecoveryReport};
 pub use input::{HardState, Input, ReplicaEvent, SegmentFile};
@@ -274,15 +273,10 @@ fn turn_end(
     step: &mut Step<'_>,
 ) {
     let first = step.jobs.first();
-    for (_, partition) in partitions.range_mut((first, Unbounded)) {
+    for (_, partition) in partitions.range_mut(first..) {
         partition.horizon_on(step);
     }
-    let rest = match first {
-        Included(first) => Excluded(first),
-        Excluded(last) => Included(last),
-        Unbounded => Excluded(PartitionId(0)),
-    };
-    for (_, partition) in partitions.range_mut((Unbounded, rest)) {
+    for (_, partition) in partitions.range_mut(..first) {
         partition.horizon_on(step);
     }
     hold_back::tell_behind(partitions, step);

@@ -39,12 +39,12 @@ pub struct EngineStats {
     pub replayed: u64,
     /// Flushes and merges begun.
     pub jobs: u64,
+    /// Of those, given up because the disk was full.
+    pub jobs_given_up: u64,
     /// Times at which publishes had to wait for jobs.
     pub held_back: u64,
     /// Bytes of the logs that no run has, now.
     pub unflushed_bytes: u64,
-    /// Of the jobs, given up because the disk was full.
-    pub jobs_given_up: u64,
     /// Loads of what is due soon out of runs.
     pub loads: u64,
     /// Checkpoints saved.

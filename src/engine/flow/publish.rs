@@ -150,7 +150,7 @@ pub(in crate::engine) struct Slice {
 pub(super) struct Ids<'a> {
     /// Their hashes.
     pub(super) hashes: &'a [IdHash],
-    /// Whether memory has a claim to each; nothing was applied since it was asked.
+    /// Whether memory has a claim to each, unless nobody asks; nothing was applied since.
     pub(super) known: &'a [bool],
     /// What runs say.
     pub(super) findings: &'a Findings,
@@ -174,7 +174,9 @@ impl Partition {
         let topic = |span: &EventSpan| span.topic.of(&slice.bytes);
         let hash = |span: &EventSpan| self.dedup.hash(topic(span), id_of(&slice, span));
         let hashes: Vec<IdHash> = slice.events.iter().map(hash).collect();
-        let known = self.dedup.in_memory(&hashes);
+        // Who publishes with `allow_duplicate` does not ask.
+        let asked = if slice.allow_duplicate { &[] } else { &hashes[..] };
+        let known = self.dedup.in_memory(asked);
         let findings = Findings::default();
         if self.is_serving() {
             let looks = self.looks(&slice, &hashes, &known, &findings);

@@ -8,8 +8,6 @@
 //!
 //! Must hold: no more than [`limits::FLUSHES`] and [`limits::MERGES`] are under way.
 
-use std::ops::Bound;
-
 use crate::base::ids::PartitionId;
 use crate::base::limits;
 use crate::engine::horizon::RunningJob;
@@ -19,8 +17,8 @@ use crate::engine::horizon::RunningJob;
 pub struct Places {
     flushes: usize,
     merges: usize,
-    /// The partition that flushed last, and whether its ids are still to come.
-    last: Option<(PartitionId, bool)>,
+    /// From which partition on they are asked whether they want a place.
+    first: PartitionId,
     /// Jobs are so far behind that publishes wait for them.
     pub is_behind: bool,
 }
@@ -44,12 +42,8 @@ impl Places {
     }
 
     /// From which partition on they are asked whether they want a place.
-    pub fn first(&self) -> Bound<PartitionId> {
-        match self.last {
-            Some((last, true)) => Bound::Included(last),
-            Some((last, false)) => Bound::Excluded(last),
-            None => Bound::Unbounded,
-        }
+    pub fn first(&self) -> PartitionId {
+        self.first
     }
 
     /// A partition begins a job.
@@ -59,8 +53,10 @@ impl Places {
     pub fn begin(&mut self, partition: PartitionId, job: &RunningJob) {
         let kind = job.kind();
         assert!(self.has_room(kind), "partition {partition}: no place for a {kind:?}");
-        if kind == Kind::Flush {
-            self.last = Some((partition, matches!(job, RunningJob::Flush { .. })));
+        match job {
+            RunningJob::Flush { .. } => self.first = partition,
+            RunningJob::FlushIds => self.first = PartitionId(partition.0.saturating_add(1)),
+            RunningJob::Merge { .. } | RunningJob::MergeIds { .. } => {}
         }
         *self.count(kind) += 1;
     }
@@ -119,14 +115,14 @@ mod tests {
     #[test]
     fn ids_follow_their_events_and_then_it_is_the_next_ones_turn() {
         let mut places = Places::default();
-        assert_eq!(places.first(), Bound::Unbounded);
+        assert_eq!(places.first(), PartitionId(0));
         let flush = RunningJob::Flush { offsets: Offset(0)..Offset(1), far: 0 };
         places.begin(PartitionId(3), &flush);
-        assert_eq!(places.first(), Bound::Included(PartitionId(3)));
+        assert_eq!(places.first(), PartitionId(3));
         places.end(Kind::Flush);
         places.begin(PartitionId(5), &RunningJob::MergeIds { range: 0..2 });
-        assert_eq!(places.first(), Bound::Included(PartitionId(3)), "a merge changes nothing");
+        assert_eq!(places.first(), PartitionId(3), "a merge changes nothing");
         places.begin(PartitionId(3), &RunningJob::FlushIds);
-        assert_eq!(places.first(), Bound::Excluded(PartitionId(3)));
+        assert_eq!(places.first(), PartitionId(4));
     }
 }
