@@ -20,7 +20,7 @@ use crate::wire::{events, native, publish};
 const PARTITIONS: u16 = 4;
 
 pub(super) fn place() -> tempfile::TempDir {
-    let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+    let target = env!("OUT_DIR");
     tempfile::tempdir_in(target).expect("a directory")
 }
 

@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn a_renewed_checkpoint_takes_the_place_of_all_others_where_the_log_has_lost_its_head() {
         for shortened in [false, true] {
-            let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+            let target = env!("OUT_DIR");
             let place = tempfile::tempdir_in(target).expect("a directory");
             let data = place.path();
             let directory = partition_path(data, IDS.partition);
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_start_keeps_what_it_can_use_and_removes_the_rest() {
-        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let target = env!("OUT_DIR");
         let place = tempfile::tempdir_in(target).expect("a directory");
         let data = place.path();
         let directory = partition_path(data, IDS.partition);

@@ -4,7 +4,7 @@ use super::*;
 use crate::shard::fault::{Fault, plant_behind};
 
 fn place() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").expect("a directory")
+    tempfile::tempdir_in(env!("OUT_DIR")).expect("a directory")
 }
 
 fn refusal(path: &Path, partitions: u16) -> String {

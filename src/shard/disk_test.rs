@@ -54,7 +54,7 @@ fn on_one_disk<F: Future<Output = ()>>(
     direct: bool,
     scene: impl FnOnce(Rc<Disk>) -> F + Send + 'static,
 ) {
-    let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+    let place = tempfile::tempdir_in(env!("OUT_DIR"));
     let place = place.expect("a directory");
     let data = place.path().to_owned();
     let run = LocalExecutorBuilder::default().spawn(move || async move {

@@ -213,7 +213,7 @@ mod tests {
     const PARTITION: PartitionId = PartitionId(3);
 
     fn place() -> tempfile::TempDir {
-        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let target = env!("OUT_DIR");
         tempfile::tempdir_in(target).expect("a directory")
     }
 

@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_reserve_is_given_back_a_little_at_a_time() {
-        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target");
+        let place = tempfile::tempdir_in(env!("OUT_DIR"));
         let place = place.expect("a directory");
         let data = place.path().to_owned();
         let run = LocalExecutorBuilder::default().spawn(move || async move {

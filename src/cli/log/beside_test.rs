@@ -16,7 +16,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let target = env!("OUT_DIR");
         let place = tempfile::tempdir_in(target).expect("a directory");
         fs::create_dir(partition_path(place.path(), IDS.partition)).expect("new");
         fs::write(partition_path(place.path(), IDS.partition).join(STATE_FILE), [0; 8192])

@@ -100,7 +100,7 @@ const CASES: [Case; 8] = [
 
 impl Node {
     fn new(damage: impl FnOnce(&mut Disk), commit: u64) -> Self {
-        let target = env!("CARGO_MANIFEST_DIR").to_owned() + "/target";
+        let target = env!("OUT_DIR");
         let place = tempfile::tempdir_in(target).expect("a directory");
         let golden = include_str!("../../../tests/golden/chronosdb.v1.toml");
         fs::write(place.path().join("chronosdb.toml"), golden).expect("writable");
