@@ -18,10 +18,14 @@ pub enum Transport {
 /// How events spread over partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PartitionKey {
-    /// One key per connection: each of its batches goes to one partition.
+    /// One key per connection: each of its batches goes to one partition, of its shard.
     Fixed,
-    /// Routed by id: over all partitions of the connection's shard.
+    /// Routed by id: over all partitions of the connection's shard, and over all there are with
+    /// fewer connections than shards.
     Spread,
+    /// Routed by id: over all partitions of the connection's shard, however few connections there
+    /// are: what a client that knows the shards does with single events.
+    Near,
 }
 
 /// The load.

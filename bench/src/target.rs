@@ -113,7 +113,7 @@ impl Publisher {
     /// A maker of events for this connection. `lane` tells it from all others of the run.
     pub fn maker(&self, load: &Load, run: &Run, connection: usize, lane: usize) -> EventMaker {
         let prefix = format!("b-{:08x}-{connection:04x}{lane:04x}-", run.number);
-        let owned = self.owned(usize::from(load.connections));
+        let owned = self.owned(load);
         let key = (load.partition_key == PartitionKey::Fixed)
             .then(|| fixed_key(owned.as_ref(), run, connection));
         let payload = load.payload as usize;
@@ -121,10 +121,11 @@ impl Publisher {
     }
 
     /// The partitions of the connection's shard, if it is to keep to them.
-    fn owned(&self, connections: usize) -> Option<Owned> {
+    fn owned(&self, load: &Load) -> Option<Owned> {
         let Self::Native(connection) = self else { return None };
         let topology = connection.topology();
-        if connections < usize::from(topology.shards()) {
+        let few = load.connections < topology.shards();
+        if few && load.partition_key == PartitionKey::Spread {
             return None;
         }
         let mut partitions = vec![false; usize::from(topology.partitions())];

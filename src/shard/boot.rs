@@ -24,7 +24,7 @@ use super::disk::Disk;
 use super::gate::{Desk, Door, Gate, Order, gate};
 use super::inbox::Inbox;
 use super::listener::{Shared, accept, sweep};
-use super::mesh::{self, Mesh};
+use super::mesh::{self, Introducer, Mesh};
 use super::mount::{Mounted, mount};
 use super::ports::Ports;
 use super::pump::{Milestone, Orders, Pump, World};
@@ -42,6 +42,8 @@ use crate::engine::{Engine, RecoveryReport};
 const IO_MEMORY_MAX: u64 = 1 << 20;
 /// Kernel memory of an executor's rings, bytes; locked like the rest.
 const RING_MEMORY: u64 = 64 << 10;
+/// Entries of the introducer's rings: it does no I/O.
+const INTRODUCER_RING: usize = 8;
 
 /// Why the shards can't start. Displays as one sentence that says what to do.
 #[derive(Debug)]
@@ -183,7 +185,8 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         progress,
         directory,
     };
-    for (ends, placement) in mesh::all_ends(shards).into_iter().zip(placements) {
+    let (all_ends, introducer) = mesh::all_ends(shards);
+    for (ends, placement) in all_ends.into_iter().zip(placements) {
         let shard = ShardId(node.gates.len() as u16);
         let (gate, door) = gate(shard);
         let seed = Seed {
@@ -201,7 +204,11 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         node.gates.push(gate);
         node.threads.push(spawn(seed, placement)?);
     }
-    drop(sender);
+    if introducer.is_needed() {
+        node.threads.push(introduce(introducer, shards, sender)?);
+    } else {
+        drop(sender);
+    }
     node.bring_up()?;
     Ok(node)
 }
@@ -351,6 +358,30 @@ fn spawn(seed: Seed, placement: Placement) -> Result<JoinHandle<()>, BootError> 
     spawned.map_err(|error| BootError::Executor { error: error.to_string() })
 }
 
+/// Connects the shards with each other, on a thread that ends when they are.
+fn introduce(
+    introducer: Introducer,
+    shards: u16,
+    progress: mpsc::Sender<Progress>,
+) -> Result<JoinHandle<()>, BootError> {
+    let run = move || {
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .ring_depth(INTRODUCER_RING)
+            .io_memory(0)
+            .make();
+        match executor {
+            Ok(executor) => introducer.run(&executor),
+            Err(error) => {
+                let memlock = getrlimit(Resource::Memlock).current;
+                let error = explain(&error, memlock, shards);
+                let _nobody = progress.send(Progress::Failed(error));
+            }
+        }
+    };
+    let spawned = thread::Builder::new().name("introducer".to_owned()).spawn(run);
+    spawned.map_err(|error| BootError::Executor { error: error.to_string() })
+}
+
 /// A shard that panics takes the process with it: the others can't go on without its partitions.
 struct EndsWithAPanic;
 
@@ -397,6 +428,9 @@ async fn shard(seed: Seed) {
     let Some(Order::Mount(addresses)) = door.order().await else { return };
 
     let (inbox, counters) = (Rc::new(Inbox::default()), Rc::new(Counters::new()));
+    let mesh = Mesh::connect(seed.ends, inbox.clone(), counters.clone()).await;
+    // The reason is told already.
+    let Some(mesh) = mesh else { return };
     let desk = Desk::new(inbox.clone(), counters.clone());
     let route = Route::new(desk.clone());
     let orders = Rc::new(Orders::default());
@@ -404,7 +438,7 @@ async fn shard(seed: Seed) {
     let space = Space::new(seed.reserve, shard == ShardId(0));
     let world = World {
         disk: Disk::new(&config.data_dir, seed.direct_io, inbox.clone(), counters.clone(), space),
-        mesh: Mesh::connect(seed.ends, inbox.clone(), counters.clone()).await,
+        mesh,
         inbox: inbox.clone(),
         route: route.clone(),
         desk: desk.clone(),
