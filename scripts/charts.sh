@@ -32,13 +32,14 @@ stop() {
 trap 'stop; rm -rf "$work"' EXIT
 mkdir -p "$out"
 note="$(nproc) cores of $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), server and load \
-share them; commit $(git rev-parse --short HEAD), $(date -u +%F)"
+share them; --reserve-memory 2GiB; commit $(git rev-parse --short HEAD), $(date -u +%F)"
 
 serve() {
     stop
     rm -rf "$work/data"
     "$build/release/chronosdb" serve --data-dir "$work/data" --native-addr "$native" \
-        --http-addr "$http" --grpc-addr 127.0.0.1:19000 > "$work/server.log" 2>&1 &
+        --http-addr "$http" --grpc-addr 127.0.0.1:19000 --reserve-memory 2GiB \
+        > "$work/server.log" 2>&1 &
     server=$!
     until curl -sf "http://$http/health/ready" > /dev/null; do
         kill -0 "$server" || { cat "$work/server.log" && exit 1; }
@@ -88,7 +89,8 @@ stop
 seconds=$((10 * ${duration%s}))
 # Small segments and flushes: otherwise a minute may pass in which nothing happens.
 "$bench" timeline --rate 50000 --pending "$pending" --duration "${seconds}s" \
-    --option=--segment-size=32MiB --option=--flush-size=8MiB --data-dir "$work/timeline" \
+    --option=--segment-size=32MiB --option=--flush-size=8MiB --option=--reserve-memory=2GiB \
+    --data-dir "$work/timeline" \
     --svg "$out/timeline.svg" --note "$note; segments of 32 MiB, flushes of 8 MiB" --json |
     tail -n 1 > "$out/timeline.jsonl"
 echo "wrote $out/timeline.svg"

@@ -27,7 +27,7 @@ const PARTS: [&str; 6] = ["log", "wheel", "runs", "dedup", "delivery", "replica"
 
 /// Who may import whom, beside itself. A layer that is not named here is at the top: it may import
 /// anything below, and nothing below may import it.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("base", &[]),
     ("wire", &["base"]),
     ("engine", &["base", "part"]),
@@ -35,6 +35,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("control", &["base", "wire", "engine", "part", "shard"]),
     ("node", &["base", "wire", "engine", "part", "shard", "control"]),
     ("client", &["base", "wire"]),
+    // Of the program alone: the memory that all layers share.
+    ("allocator", &[]),
     ("cli", &["base", "wire", "engine", "part", "shard", "control", "node", "client"]),
     ("part", &["base"]),
 ];

@@ -170,6 +170,13 @@ pub struct ServeArgs {
     #[arg(help_heading = "Time and delivery")]
     pub wheel_memory: Option<Size>,
 
+    /// Memory taken from the system before anything is served, and kept: none is waited for while
+    /// the server grows, which on a virtual machine can take ms each time. Add up --wheel-memory of
+    /// all shards and as much again [default: 0, memory is taken as it is needed]
+    #[arg(long, value_name = "SIZE", env = "CHRONOS_RESERVE_MEMORY", hide_env_values = true)]
+    #[arg(help_heading = "Time and delivery")]
+    pub reserve_memory: Option<Size>,
+
     /// Events that are due later than this from now leave the memory: a run on disk carries them
     /// until their time nears [default: 60s]
     #[arg(long, value_name = "TIME", env = "CHRONOS_HORIZON", hide_env_values = true)]
@@ -254,8 +261,8 @@ impl ServeArgs {
             max_connections, max_connections_per_ip, max_accepts_per_second, shards, partitions,
             segment_size, index_interval, fsync_mode, flush_interval, allow_buffered_io,
             disk_reserve, dedup_ttl, retention_max_age_hours, retention_max_size_gb, group_expiry,
-            dead_letter_retention, tick_ms, wheel_size, wheel_memory, horizon, flush_size,
-            ack_timeout, max_retries, retry_backoff, max_credits, log_format, log_level,
+            dead_letter_retention, tick_ms, wheel_size, wheel_memory, reserve_memory, horizon,
+            flush_size, ack_timeout, max_retries, retry_backoff, max_credits, log_format, log_level,
         })
     }
 

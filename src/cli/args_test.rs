@@ -17,7 +17,7 @@ fn parsed(line: &[&str]) -> ServeArgs {
 }
 
 /// Every flag but `--config`.
-const ALL: [&str; 34] = [
+const ALL: [&str; 35] = [
     "--node-id=n1",
     "--data-dir=/d",
     "--grpc-addr=:1",
@@ -44,6 +44,7 @@ const ALL: [&str; 34] = [
     "--tick-ms=5",
     "--wheel-size=60",
     "--wheel-memory=1GiB",
+    "--reserve-memory=2GiB",
     "--horizon=10m",
     "--flush-size=8MiB",
     "--ack-timeout=10s",
@@ -85,6 +86,7 @@ fn every_flag_is_read() {
         tick_ms: Some(5),
         wheel_size: Some(60),
         wheel_memory: Some(Size(1 << 30)),
+        reserve_memory: Some(Size(2 << 30)),
         horizon: Some(Lasting(600_000)),
         flush_size: Some(Size(8 << 20)),
         ack_timeout: Some(Lasting(10_000)),

@@ -27,6 +27,10 @@ pub mod topic;
 pub mod values;
 pub mod when;
 
+/// Takes so many bytes of memory from the system and keeps them for the allocator, or says why it
+/// can't.
+pub type Reserve = fn(bytes: u64) -> Result<(), String>;
+
 /// The timestamp-triggered event database
 #[derive(Debug, Parser)]
 #[command(name = "chronosdb", version, propagate_version = true, arg_required_else_help = true)]
@@ -80,7 +84,7 @@ Examples:
 
 /// Runs the command line `args` (program name first) to its end.
 #[must_use]
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl IntoIterator<Item = OsString>, reserve: Reserve) -> ExitCode {
     let legacy::Rewritten { args, warnings } = legacy::rewrite(args);
     // Where 2 means damage, no slip of the fingers may look like it.
     let says_damage = args.get(1).is_some_and(|word| word == "log");
@@ -94,7 +98,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Serve(args) => serve::run(*args, warnings),
+        Command::Serve(args) => serve::run(*args, warnings, reserve),
         Command::Publish(args) => publish::run(&args),
         Command::Subscribe(args) => subscribe::run(&args),
         Command::Replay(args) => replay::run(&args),

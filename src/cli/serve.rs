@@ -1,12 +1,16 @@
 //! `chronosdb serve`: settings, logs, then the node until a signal ends it.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
 
+use super::Reserve;
 use super::args::{LogFormat, ServeArgs};
 use super::settings::Settings;
 use crate::node::{self, Summary};
+
+const MIB: u64 = 1 << 20;
 
 /// Shown under `chronosdb serve --help`.
 pub const EXAMPLES: &str = "\
@@ -23,15 +27,41 @@ Examples:
 
 /// Runs a server until SIGTERM or Ctrl-C. `warnings` are about the command line itself. An error
 /// is one sentence that says what to do.
-pub fn run(args: ServeArgs, mut warnings: Vec<String>) -> Result<(), String> {
+pub fn run(args: ServeArgs, mut warnings: Vec<String>, reserve: Reserve) -> Result<(), String> {
     let mut settings = Settings::read(args)?;
     log_to_stderr(settings.log_format, &settings.log_level)?;
     warnings.append(&mut settings.warnings);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    if settings.reserve_bytes > 0 {
+        take(settings.reserve_bytes, reserve)?;
+    }
     let format = settings.log_format;
     node::run(settings.node, |summary| announce(summary, format)).map_err(|e| e.to_string())
+}
+
+/// Takes the memory of `--reserve-memory`.
+fn take(bytes: u64, reserve: Reserve) -> Result<(), String> {
+    let told = |why: String| format!("--reserve-memory: {why}; ask for less");
+    let available = available_memory();
+    if available.is_some_and(|available| bytes > available) {
+        let available = available.unwrap_or_default() / MIB;
+        return Err(told(format!("{} MiB are wanted, {available} are available", bytes / MIB)));
+    }
+    tracing::info!(mib = bytes / MIB, "taking memory");
+    let begun = Instant::now();
+    reserve(bytes).map_err(told)?;
+    tracing::info!(mib = bytes / MIB, ms = begun.elapsed().as_millis() as u64, "memory is taken");
+    Ok(())
+}
+
+/// Bytes that can be taken without swapping, as far as the system tells.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// Sends `tracing` and `log` (glommio uses that) to standard error.

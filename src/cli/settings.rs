@@ -23,6 +23,8 @@ pub struct Settings {
     pub node: NodeConfig,
     /// Form of the log lines.
     pub log_format: LogFormat,
+    /// Memory to be taken before serving, bytes.
+    pub reserve_bytes: u64,
     /// Filter of the log: a level, or directives.
     pub log_level: String,
     /// To be logged at the start, one sentence each.
@@ -69,6 +71,7 @@ impl Settings {
         Ok(Self {
             node,
             log_format: args.log_format.unwrap_or_default(),
+            reserve_bytes: size_within("--reserve-memory", args.reserve_memory, 0, 0..=1 << 44)?,
             log_level: args.log_level.clone().unwrap_or_else(|| "info".into()),
             warnings,
         })

@@ -74,6 +74,8 @@ fn every_number_is_taken_at_its_limits_and_refused_beyond() {
         out (1 << 20) + 1);
     limits_of!("--wheel-memory", wheel_memory, low Size(16 << 20), high Size(1 << 44),
         out Size((16 << 20) - 1), Size((1 << 44) + 1));
+    limits_of!("--reserve-memory", reserve_memory, low Size(0), high Size(1 << 44),
+        out Size((1 << 44) + 1));
     limits_of!("--horizon", horizon, low Lasting(100), high Lasting(24 * hour),
         out Lasting(99), Lasting(24 * hour + 1));
     limits_of!("--disk-reserve", disk_reserve, low Size(1 << 20), high Size(1 << 40),
@@ -99,6 +101,7 @@ fn values_reach_the_engine() {
         retry_backoff: Some(Lasting(600_000)),
         dedup_ttl: Some(Lasting(7_200_000)),
         wheel_memory: Some(Size(64 << 20)),
+        reserve_memory: Some(Size(1 << 30)),
         fsync_mode: Some(FsyncArg::Periodic),
         flush_interval: Some(Lasting(250)),
         ..ServeArgs::default()
@@ -111,6 +114,7 @@ fn values_reach_the_engine() {
     assert_eq!(engine.retry_backoff_max_ms, 600_000, "never below the first backoff");
     assert_eq!(engine.dedup_ttl_ms, 7_200_000);
     assert_eq!(engine.cache_bytes, 64 << 20);
+    assert_eq!(settings.reserve_bytes, 1 << 30);
     assert_eq!(engine.fsync, FsyncMode::Periodic { interval_ms: 250 });
     assert!(settings.warnings.iter().any(|w| w.contains("250 ms of acknowledged events")));
     assert!(settings.warnings.iter().any(|w| w.contains("--segment-size is rounded up")));

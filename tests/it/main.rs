@@ -22,6 +22,7 @@ mod limits;
 mod load;
 mod log_tool;
 mod log_tool_beside;
+mod memory;
 mod raw;
 mod reflection;
 mod refusals;

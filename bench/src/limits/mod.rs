@@ -16,6 +16,7 @@ mod codec;
 mod disk;
 mod fio;
 mod grpc;
+mod memory;
 mod tcp;
 
 /// Examples for `--help`.
@@ -70,6 +71,7 @@ pub async fn run(args: LimitsArgs) -> Result<u64, String> {
     tcp::measure(args.each, &mut figures).await.map_err(|error| format!("loopback: {error}"))?;
     codec::measure(args.each, &mut figures);
     grpc::measure(args.each, &mut figures).await?;
+    memory::measure(args.each, &mut figures);
     if args.json {
         figures.0.insert("bench".to_owned(), json!("limits"));
         println!("{}", Value::Object(figures.0));
