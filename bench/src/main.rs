@@ -25,6 +25,7 @@ mod pending;
 mod publish;
 mod received;
 mod recorder;
+mod replay;
 mod scaling;
 mod target;
 mod template;
@@ -61,6 +62,9 @@ enum Command {
     /// starts a server of its own
     #[command(after_help = late::EXAMPLES)]
     Late(late::LateArgs),
+    /// How fast the history of one partition is read from the disk; starts a server of its own
+    #[command(after_help = replay::EXAMPLES)]
+    Replay(replay::ReplayArgs),
     /// Very many events of one topic due in the same millisecond, and what another topic feels of
     /// it; starts a server of its own
     #[command(after_help = cliff::EXAMPLES)]
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
             Command::Latency(args) => latency::run(args).await,
             Command::Pending(args) => pending::run(args).await,
             Command::Late(args) => late::run(args).await,
+            Command::Replay(args) => replay::run(args).await,
             Command::Cliff(args) => cliff::run(args).await,
             Command::Open(args) => open::run(args).await,
             Command::Limits(args) => limits::run(args).await,

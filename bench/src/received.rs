@@ -126,6 +126,15 @@ pub fn deliveries(body: &[u8], mut each: impl FnMut(Received<'_>)) -> Result<(),
     Ok(())
 }
 
+/// How many events a `ReplayEvents` frame has.
+pub fn replayed(body: &[u8]) -> Result<u64, String> {
+    let (mut rest, mut events) = (body, 0);
+    while let Some((number, _)) = field(&mut rest)? {
+        events += u64::from(number == 1);
+    }
+    Ok(events)
+}
+
 fn received(delivery: &[u8]) -> Result<Received<'_>, String> {
     let mut received = Received { delivery_id: &[], schedule_ts: 0, attempt: 0 };
     let mut rest = delivery;

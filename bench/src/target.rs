@@ -70,25 +70,26 @@ pub async fn publishers(load: &Load) -> Result<Vec<Publisher>, String> {
 /// `count` connections, in turn to each shard. With fewer connections than shards, all of them to
 /// the given address.
 pub async fn connect_shards(addr: &str, count: usize) -> Result<Vec<Connection>, String> {
-    let options = ConnectionOptions {
-        name: "chronosdb-bench".to_owned(),
-        in_flight: UNBOUNDED,
-        ..ConnectionOptions::default()
-    };
-    let first = connect(addr, &options).await?;
+    let first = connect(addr).await?;
     let topology = first.topology().clone();
     let shards = usize::from(topology.shards());
     let mut connections = Vec::new();
     for number in 0..count {
         let shard = topology.address(ShardId((number % shards) as u16));
         let at = shard.filter(|_| count >= shards).map_or(addr, AsRef::as_ref);
-        connections.push(connect(at, &options).await?);
+        connections.push(connect(at).await?);
     }
     Ok(connections)
 }
 
-async fn connect(addr: &str, options: &ConnectionOptions) -> Result<Connection, String> {
-    let connected = Connection::connect(addr, options).await;
+/// A connection to this address.
+pub async fn connect(addr: &str) -> Result<Connection, String> {
+    let options = ConnectionOptions {
+        name: "chronosdb-bench".to_owned(),
+        in_flight: UNBOUNDED,
+        ..ConnectionOptions::default()
+    };
+    let connected = Connection::connect(addr, &options).await;
     connected.map_err(|error| chronosdb::cli::remote::explain(&error))
 }
 
