@@ -24,15 +24,15 @@ bench=$build/release/chronosdb-bench
 "$bench" "$@" --duration 11s --json > "$work/out" 2> /dev/null &
 load=$!
 sleep 1
-before=$(awk '{print $14 + $15}' "/proc/$server/stat")
+before=$(awk '{print $14 + $15}' "/proc/$server/stat") since=$(date +%s%N)
 perf record -p "$server" -o "$work/perf" --call-graph fp -F 1499 -- sleep 8 > /dev/null 2>&1
-ticks=$(($(awk '{print $14 + $15}' "/proc/$server/stat") - before))
+ticks=$(($(awk '{print $14 + $15}' "/proc/$server/stat") - before)) took=$(($(date +%s%N) - since))
 wait "$load"
 rate=$(tail -1 "$work/out" | sed -nE 's/.*"events_per_s":([0-9.]+).*/\1/p')
 perf script -i "$work/perf" -F comm,ip,sym 2> /dev/null > "$work/stacks"
 
 # The first of these words that a stack has names its stage: what is most particular comes first.
-awk -v rate="$rate" -v cpu="$(awk "BEGIN { print $ticks / 800 }")" '
+awk -v rate="$rate" -v cpu="$(awk "BEGIN { print $ticks * 1e7 / $took }")" '
     BEGIN {
         RS = ""
         n = split("Job::go_on=jobs: flushes and merges;read_ahead=jobs: reading the log;" \
