@@ -3,13 +3,14 @@
 # servers on fresh directories and loads them; the last line of a run is its JSON. Quote ratios:
 # other load shows. Memory is taken before anything is measured (--reserve-memory): what a virtual
 # machine's host needs to find it is a limit of the machine, the last of `limits`.
-#   scripts/bench.sh [RUNS [PART...]]      5 runs of all parts: about half an hour
-#   scripts/bench.sh 1 publish idle        parts: limits publish half life replay cliff idle pending
+#   scripts/bench.sh [RUNS [PART...]]      5 runs of all parts: more than half an hour
+#   scripts/bench.sh 1 publish idle        some parts: limits publish half life replay cliff
+#                                          timeline scaling idle pending
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${1:-5}
 [ $# -gt 0 ] && shift
-parts=${*:-limits publish half life replay cliff idle pending}
+parts=${*:-limits publish half life replay cliff timeline scaling idle pending}
 cargo build --release --workspace --quiet
 bench=target/release/chronosdb-bench
 data=$(mktemp -d "$PWD/target/bench-XXXXXX")
@@ -107,6 +108,19 @@ part_replay() {
 
 part_cliff() { alone cliff; }
 
+# Once each: they look at many points of one run.
+part_timeline() {
+    stop
+    "$bench" timeline --rate 100000 --pending 10000000 --svg "$data/timeline.svg" --json \
+        --option=--segment-size=32MiB --option=--flush-size=8MiB \
+        --option=--reserve-memory=$memory --data-dir "$data/d" | grep -v '^{'
+}
+
+part_scaling() {
+    stop
+    "$bench" scaling --option=--reserve-memory=$memory --data-dir "$data/d"
+}
+
 part_idle() {
     start
     sleep 5
@@ -126,7 +140,7 @@ part_pending() {
 }
 
 for part in $parts; do
-    declare -F "part_$part" > /dev/null || { sed -n '2,7s/^# //p' "$0" && exit 2; }
+    declare -F "part_$part" > /dev/null || { sed -n '2,8s/^# //p' "$0" && exit 2; }
     echo "==== $part"
     "part_$part"
 done

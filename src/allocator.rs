@@ -23,8 +23,8 @@ const KEEP_FREED: c_long = -1;
 /// `mi_option_purge_delay` of the allocator, and what it is before anyone has set it, ms.
 const PURGE_DELAY: (c_int, c_long) = (15, 1_000);
 
-/// What is taken in one piece. Of larger ones, or more aligned ones, the allocator would not keep
-/// what is freed among the memory of all threads.
+/// What is taken in one piece: with an alignment beyond 64 KiB the allocator would take it from the
+/// system apart, and give it back when it is freed.
 const PIECE: Layout = match Layout::from_size_align(4 << 20, 4 << 10) {
     Ok(piece) => piece,
     Err(_) => panic!("a power of two"),
@@ -46,7 +46,8 @@ pub fn keep_freed_memory() {
 }
 
 /// Takes `bytes` from the system, touches all of them, and keeps them for good. Blocks meanwhile:
-/// a fraction of a second for a GiB, or several where the host has to find the memory first.
+/// a fraction of a second for a GiB, or several where the host has to find the memory first. Not
+/// kept where `MIMALLOC_PURGE_DELAY` says otherwise.
 pub fn reserve(bytes: u64) -> Result<(), String> {
     set_purge_delay(KEEP_FREED);
     let mut pieces = Vec::new();

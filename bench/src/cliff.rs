@@ -20,7 +20,7 @@ use crate::args::{Load, lasting};
 use crate::group::Group;
 use crate::latency::open_loop;
 use crate::node::{NATIVE, Node, NodeArgs};
-use crate::publish::closed_loop;
+use crate::publish;
 use crate::recorder::Recorder;
 use crate::target::{Run, publishers};
 
@@ -259,16 +259,8 @@ async fn fill(args: &CliffArgs) -> Result<(Arc<Group>, u64), String> {
     let at_ms = wall_ms() + u64::try_from(delay.as_millis()).unwrap_or(u64::MAX / 2);
     let mut due = load.due();
     due.instant_ms = Some(at_ms);
-    let filling = Recorder::new();
-    let progress = filling.progress();
-    closed_loop(&load, &run, publishers(&load).await?, due, &filling, true).await;
-    drop(progress);
-    let failed = filling.errors.load(Ordering::Relaxed);
-    if failed > 0 {
-        return Err(format!("{failed} events were not stored"));
-    }
+    let took = publish::fill(&load, &run, due).await?.as_secs();
     if wall_ms() + QUIET.as_millis() as u64 > at_ms {
-        let took = filling.elapsed().as_secs();
         return Err(format!("publishing took {took} s: take a longer --delay"));
     }
     Ok((group, at_ms))

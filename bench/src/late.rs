@@ -14,9 +14,8 @@ use crate::args::{Load, lasting};
 use crate::group::Group;
 use crate::node::{NATIVE, Node, NodeArgs, disk_bytes};
 use crate::pending::settle;
-use crate::publish::closed_loop;
-use crate::recorder::Recorder;
-use crate::target::{Run, publishers};
+use crate::publish::fill;
+use crate::target::Run;
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -80,15 +79,7 @@ pub async fn run(args: LateArgs) -> Result<u64, String> {
         ..Load::standard()
     };
     let run = Run::new(&load);
-    let filling = Recorder::new();
-    let progress = filling.progress();
-    let to = publishers(&load).await?;
-    closed_loop(&load, &run, to, load.due(), &filling, true).await;
-    drop(progress);
-    let (filled, failed) = (filling.elapsed(), filling.errors.load(Ordering::Relaxed));
-    if failed > 0 {
-        return Err(format!("{failed} events were not stored"));
-    }
+    let filled = fill(&load, &run, load.due()).await?;
     settle(&node).await;
     let (before, filled_peak) = node.memory();
     node.forget_peak()?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chronosdb::base::time::wall_ms;
 use serde_json::{Map, json};
@@ -60,6 +60,19 @@ impl Budget {
         let left = self.count.checked_sub(first).filter(|left| *left > 0)?;
         Some((first, u64::from(batch).min(left) as u16))
     }
+}
+
+/// Fills a server with the load; how long that took. An error if not all of it is stored.
+pub async fn fill(load: &Load, run: &Run, due: Due) -> Result<Duration, String> {
+    let filling = Recorder::new();
+    let progress = filling.progress();
+    closed_loop(load, run, publishers(load).await?, due, &filling, true).await;
+    drop(progress);
+    let failed = filling.errors.load(Ordering::Relaxed);
+    if failed > 0 {
+        return Err(format!("{failed} events were not stored"));
+    }
+    Ok(filling.elapsed())
 }
 
 /// Keeps `in_flight` requests open on every connection until count or time is reached. With

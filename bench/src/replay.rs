@@ -4,7 +4,6 @@
 //! is in its memory (the disk is read past the page cache). The reader counts events and looks at
 //! nothing else of them, so that the server is what is measured.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use chronosdb::client::Client;
@@ -16,10 +15,9 @@ use serde_json::json;
 use crate::args::{Load, PartitionKey};
 use crate::node::{NATIVE, Node, NodeArgs};
 use crate::pending::settle;
-use crate::publish::closed_loop;
+use crate::publish::fill;
 use crate::received::replayed;
-use crate::recorder::Recorder;
-use crate::target::{Run, connect, publishers};
+use crate::target::{Run, connect};
 
 /// Examples for `--help`.
 pub const EXAMPLES: &str = "\
@@ -67,14 +65,7 @@ pub async fn run(args: ReplayArgs) -> Result<u64, String> {
         ..Load::standard()
     };
     let run = Run::new(&load);
-    let filling = Recorder::new();
-    let progress = filling.progress();
-    closed_loop(&load, &run, publishers(&load).await?, load.due(), &filling, true).await;
-    drop(progress);
-    let failed = filling.errors.load(Ordering::Relaxed);
-    if failed > 0 {
-        return Err(format!("{failed} events were not stored"));
-    }
+    fill(&load, &run, load.due()).await?;
     settle(&node).await;
     let log_bytes = node.metric("cronos_wal_bytes");
     node.stop()?;

@@ -171,8 +171,8 @@ pub struct ServeArgs {
     pub wheel_memory: Option<Size>,
 
     /// Memory taken from the system before anything is served, and kept: none is waited for while
-    /// the server grows, which on a virtual machine can take ms each time. Add up --wheel-memory of
-    /// all shards and as much again [default: 0, memory is taken as it is needed]
+    /// the server grows, which on a virtual machine can take ms each time. Twice the --wheel-memory
+    /// of all shards is a beginning [default: 0, memory is taken as it is needed]
     #[arg(long, value_name = "SIZE", env = "CHRONOS_RESERVE_MEMORY", hide_env_values = true)]
     #[arg(help_heading = "Time and delivery")]
     pub reserve_memory: Option<Size>,

@@ -23,8 +23,9 @@ use super::directory::{Directory, DirectoryError, io_error};
 use super::disk::Disk;
 use super::gate::{Desk, Door, Gate, Order, gate};
 use super::inbox::Inbox;
+use super::introducer::introduce;
 use super::listener::{Shared, accept, sweep};
-use super::mesh::{self, Introducer, Mesh};
+use super::mesh::{self, Connecting, Mesh};
 use super::mount::{Mounted, mount};
 use super::ports::Ports;
 use super::pump::{Milestone, Orders, Pump, World};
@@ -42,8 +43,6 @@ use crate::engine::{Engine, RecoveryReport};
 const IO_MEMORY_MAX: u64 = 1 << 20;
 /// Kernel memory of an executor's rings, bytes; locked like the rest.
 const RING_MEMORY: u64 = 64 << 10;
-/// Entries of the introducer's rings: it does no I/O.
-const INTRODUCER_RING: usize = 8;
 
 /// Why the shards can't start. Displays as one sentence that says what to do.
 #[derive(Debug)]
@@ -149,7 +148,7 @@ struct Seed {
     direct_io: bool,
     reserve: Reserve,
     partitions: Vec<(Mounted, Found)>,
-    ends: mesh::Ends,
+    receivers: mesh::Receivers,
     door: Door,
     shared_addr: SocketAddr,
     own_addr: SocketAddr,
@@ -185,8 +184,8 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         progress,
         directory,
     };
-    let (all_ends, introducer) = mesh::all_ends(shards);
-    for (ends, placement) in all_ends.into_iter().zip(placements) {
+    let (senders, receivers) = mesh::all_ends(shards);
+    for (receivers, placement) in receivers.into_iter().zip(placements) {
         let shard = ShardId(node.gates.len() as u16);
         let (gate, door) = gate(shard);
         let seed = Seed {
@@ -195,7 +194,7 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
             direct_io: node.directory.direct_io,
             reserve: reserve.clone(),
             partitions: std::mem::take(&mut partitions[usize::from(shard.0)]),
-            ends,
+            receivers,
             door,
             shared_addr: ports.shared,
             own_addr: ports.own[usize::from(shard.0)],
@@ -204,17 +203,13 @@ pub fn start(mut config: NodeConfig) -> Result<Shards, BootError> {
         node.gates.push(gate);
         node.threads.push(spawn(seed, placement)?);
     }
-    if introducer.is_needed() {
-        node.threads.push(introduce(introducer, shards, sender)?);
-    } else {
-        drop(sender);
-    }
-    node.bring_up()?;
+    drop(sender);
+    node.bring_up(senders)?;
     Ok(node)
 }
 
 impl Shards {
-    fn bring_up(&mut self) -> Result<(), BootError> {
+    fn bring_up(&mut self, senders: Vec<mesh::Unconnected>) -> Result<(), BootError> {
         let mut bound: Vec<Option<SocketAddr>> = vec![None; self.gates.len()];
         while bound.contains(&None) {
             if let Progress::Bound(shard, address) = self.next_progress()? {
@@ -222,14 +217,18 @@ impl Shards {
             }
         }
         self.shard_addrs = bound.into_iter().flatten().collect();
-        self.order(&Order::Mount(self.shard_addrs.clone()));
+        // Until all have recovered: by then they have connected.
+        let (senders, _connected) = introduce(senders)?;
+        for (gate, senders) in self.gates.iter().zip(senders) {
+            gate.order(Order::Mount(self.shard_addrs.clone(), senders));
+        }
         for _ in 0..self.gates.len() {
             if let Progress::Reached(Milestone::Recovered(reports)) = self.next_progress()? {
                 self.reports.extend(reports);
             }
         }
         self.reports.sort_by_key(|report| report.partition);
-        self.order(&Order::Serve);
+        self.order(|| Order::Serve);
         Ok(())
     }
 
@@ -244,14 +243,14 @@ impl Shards {
         }
     }
 
-    fn order(&self, order: &Order) {
-        self.gates.iter().for_each(|gate| gate.order(order.clone()));
+    fn order(&self, order: impl Fn() -> Order) {
+        self.gates.iter().for_each(|gate| gate.order(order()));
     }
 
     /// Takes no new request, finishes what is open for at most `limit`, and ends the shards.
     /// Returns whether everything was finished. Blocks meanwhile.
     pub fn shutdown(mut self, limit: Duration) -> bool {
-        self.order(&Order::Drain);
+        self.order(|| Order::Drain);
         let end = Instant::now() + limit;
         let mut left = self.gates.len();
         while left > 0 {
@@ -267,7 +266,7 @@ impl Shards {
     }
 
     fn end(&mut self) {
-        self.order(&Order::Stop);
+        self.order(|| Order::Stop);
         for thread in self.threads.drain(..) {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             assert!(thread.join().is_ok(), "{name} ends without a panic");
@@ -358,30 +357,6 @@ fn spawn(seed: Seed, placement: Placement) -> Result<JoinHandle<()>, BootError> 
     spawned.map_err(|error| BootError::Executor { error: error.to_string() })
 }
 
-/// Connects the shards with each other, on a thread that ends when they are.
-fn introduce(
-    introducer: Introducer,
-    shards: u16,
-    progress: mpsc::Sender<Progress>,
-) -> Result<JoinHandle<()>, BootError> {
-    let run = move || {
-        let executor = LocalExecutorBuilder::new(Placement::Unbound)
-            .ring_depth(INTRODUCER_RING)
-            .io_memory(0)
-            .make();
-        match executor {
-            Ok(executor) => introducer.run(&executor),
-            Err(error) => {
-                let memlock = getrlimit(Resource::Memlock).current;
-                let error = explain(&error, memlock, shards);
-                let _nobody = progress.send(Progress::Failed(error));
-            }
-        }
-    };
-    let spawned = thread::Builder::new().name("introducer".to_owned()).spawn(run);
-    spawned.map_err(|error| BootError::Executor { error: error.to_string() })
-}
-
 /// A shard that panics takes the process with it: the others can't go on without its partitions.
 struct EndsWithAPanic;
 
@@ -393,7 +368,7 @@ impl Drop for EndsWithAPanic {
     }
 }
 
-fn explain(error: &GlommioError<()>, memlock: Option<u64>, shards: u16) -> BootError {
+pub(super) fn explain(error: &GlommioError<()>, memlock: Option<u64>, shards: u16) -> BootError {
     let text = error.to_string();
     let no_memory = error.raw_os_error() == Some(rustix::io::Errno::NOMEM.raw_os_error())
         || text.contains("Cannot allocate memory");
@@ -423,14 +398,12 @@ async fn shard(seed: Seed) {
             return;
         }
     };
+    let connecting = Connecting::new(seed.receivers);
     let _nobody = progress.send(Progress::Bound(shard, address));
     let pulse = glommio::spawn_local(pulse());
-    let Some(Order::Mount(addresses)) = door.order().await else { return };
+    let Some(Order::Mount(addresses, senders)) = door.order().await else { return };
 
     let (inbox, counters) = (Rc::new(Inbox::default()), Rc::new(Counters::new()));
-    let mesh = Mesh::connect(seed.ends, inbox.clone(), counters.clone()).await;
-    // The reason is told already.
-    let Some(mesh) = mesh else { return };
     let desk = Desk::new(inbox.clone(), counters.clone());
     let route = Route::new(desk.clone());
     let orders = Rc::new(Orders::default());
@@ -438,7 +411,7 @@ async fn shard(seed: Seed) {
     let space = Space::new(seed.reserve, shard == ShardId(0));
     let world = World {
         disk: Disk::new(&config.data_dir, seed.direct_io, inbox.clone(), counters.clone(), space),
-        mesh,
+        mesh: Mesh::connect(connecting, senders, inbox.clone(), counters.clone()).await,
         inbox: inbox.clone(),
         route: route.clone(),
         desk: desk.clone(),
@@ -472,7 +445,7 @@ async fn obey(
     let tasks = RefCell::new(Vec::new());
     let obey = |order| {
         match order {
-            Order::Mount(_) => unreachable!("ordered once"),
+            Order::Mount(..) => unreachable!("ordered once"),
             Order::Serve => {
                 let listeners = listeners.borrow_mut().take().expect("ordered once");
                 let mut tasks = tasks.borrow_mut();

@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{mpsc, oneshot};
 
 use super::inbox::{Asks, Inbox};
+use super::mesh::Senders;
 use super::stats::{Counters, ShardStats};
 use crate::base::api::{Delivery, Replayed, Reply, Request};
 use crate::base::error::{ApiError, ErrorCode};
@@ -70,10 +71,11 @@ pub(super) enum Note {
 }
 
 /// What the boot tells a shard.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Order {
-    /// All shards are bound: these are their addresses. Mount the partitions.
-    Mount(Vec<std::net::SocketAddr>),
+    /// All shards are bound: these are their addresses, and what this one sends to the others by.
+    /// Mount the partitions.
+    Mount(Vec<std::net::SocketAddr>, Senders),
     /// All partitions of the node are recovered: take connections.
     Serve,
     /// Finish what is open; nothing new comes.

@@ -8,12 +8,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::time::Duration;
 
-use glommio::channels::shared_channel::{ForeignSender, SharedReceiver, SharedSender, new_bounded};
+use glommio::channels::shared_channel::{
+    ConnectedReceiver, ForeignSender, SharedReceiver, SharedSender, new_bounded,
+};
 use glommio::timer::sleep;
-use glommio::{GlommioError, LocalExecutor};
+use glommio::{GlommioError, Task};
 
 use super::inbox::Inbox;
 use super::stats::Counters;
@@ -25,75 +26,60 @@ use crate::engine::mesh::MeshMessage;
 const CHANNEL: usize = 256;
 /// How often a sender whose channel is full looks for room.
 const LOOK_FOR_ROOM: Duration = Duration::from_micros(100);
-/// How often a shard that starts looks whether it was introduced.
-const LOOK_FOR_SENDERS: Duration = Duration::from_micros(100);
 
 /// What one shard has told another in one turn, in order.
 type Batch = Vec<MeshMessage>;
-type Senders = Vec<(ShardId, ForeignSender<Batch>)>;
-type Unconnected = Vec<(ShardId, SharedSender<Batch>)>;
 
-/// One shard's ends of its channels, on their way to its thread. Two for each other shard.
-pub(super) struct Ends {
-    senders: mpsc::Receiver<Senders>,
-    receivers: Vec<(ShardId, SharedReceiver<Batch>)>,
-    /// Dropped when the receivers are connected.
-    connected: mpsc::Sender<()>,
-}
+/// What one shard sends by, to each other shard, before it is connected.
+pub(super) type Unconnected = Vec<(ShardId, SharedSender<Batch>)>;
+/// The same, connected.
+pub(super) type Senders = Vec<(ShardId, ForeignSender<Batch>)>;
+/// What one shard receives from each other shard by.
+pub(super) type Receivers = Vec<(ShardId, SharedReceiver<Batch>)>;
 
-/// Connects the sending ends of all channels, and hands each shard its own.
-///
-/// The channel tells the runtime that has connected a sender of each batch taken from it, by a
-/// write to that runtime's descriptor if it sleeps. A shard does not want to be woken for that:
-/// what it waits for is the answer. So senders are connected by a runtime of their own, which ends
-/// when all are, and sleeps no more.
-pub(super) struct Introducer {
-    /// Of each shard: its senders, and where they are handed over.
-    pairs: Vec<(Unconnected, mpsc::Sender<Senders>)>,
-    connected: mpsc::Receiver<()>,
-}
-
-/// The ends of all channels, by shard, and who connects them.
-pub(super) fn all_ends(shards: u16) -> (Vec<Ends>, Introducer) {
-    let (done, connected) = mpsc::channel();
-    let (mut all, mut pairs) = (Vec::new(), Vec::new());
-    for _ in 0..shards {
-        let (hand, senders) = mpsc::channel();
-        all.push(Ends { senders, receivers: Vec::new(), connected: done.clone() });
-        pairs.push((Vec::new(), hand));
-    }
+/// The two ends of all channels, by shard.
+pub(super) fn all_ends(shards: u16) -> (Vec<Unconnected>, Vec<Receivers>) {
+    let mut senders: Vec<Unconnected> = (0..shards).map(|_| Vec::new()).collect();
+    let mut receivers: Vec<Receivers> = (0..shards).map(|_| Vec::new()).collect();
     for from in 0..shards {
         for to in (0..shards).filter(|to| *to != from) {
             let (sender, receiver) = new_bounded(CHANNEL);
-            pairs[usize::from(from)].0.push((ShardId(to), sender));
-            all[usize::from(to)].receivers.push((ShardId(from), receiver));
+            senders[usize::from(from)].push((ShardId(to), sender));
+            receivers[usize::from(to)].push((ShardId(from), receiver));
         }
     }
-    (all, Introducer { pairs, connected })
+    (senders, receivers)
 }
 
-impl Introducer {
-    /// Whether there is anybody to introduce to anybody.
-    pub(super) fn is_needed(&self) -> bool {
-        self.pairs.len() > 1
+/// Connects the senders of all shards, on a runtime that is none of theirs; waits until all
+/// receivers are being connected. The runtime must live until they are: a receiver takes a sender
+/// whose runtime is gone for one that has hung up.
+///
+/// The channel tells the runtime that has connected a sender of each batch taken from it, by a
+/// write to that runtime's descriptor if it sleeps. A shard does not want to be woken for that:
+/// what it waits for is the answer.
+pub(super) async fn introduce(all: Vec<Unconnected>) -> Vec<Senders> {
+    let mut connected = Vec::new();
+    for senders in all {
+        let mut own = Vec::new();
+        for (to, sender) in senders {
+            own.push((to, sender.connect().await.into_foreign()));
+        }
+        connected.push(own);
     }
+    connected
+}
 
-    /// Runs until all shards are connected or have ended. The runtime lives as long: a receiver
-    /// takes a sender whose runtime is gone for one that has hung up.
-    pub(super) fn run(self, executor: &LocalExecutor) {
-        let Self { pairs, connected } = self;
-        executor.run(async move {
-            for (senders, hand) in pairs {
-                let mut foreign = Vec::new();
-                for (to, sender) in senders {
-                    foreign.push((to, sender.connect().await.into_foreign()));
-                }
-                // Nobody takes them if the shard has failed to start.
-                let _ = hand.send(foreign);
-            }
-        });
-        // An error: all have dropped their ends.
-        while connected.recv().is_ok() {}
+/// Receivers that wait for their senders to be connected.
+pub(super) struct Connecting(Vec<(ShardId, Task<ConnectedReceiver<Batch>>)>);
+
+impl Connecting {
+    /// Begins, on the shard that receives.
+    pub(super) fn new(receivers: Receivers) -> Self {
+        let begin = |(from, receiver): (ShardId, SharedReceiver<Batch>)| {
+            (from, glommio::spawn_local(receiver.connect()))
+        };
+        Self(receivers.into_iter().map(begin).collect())
     }
 }
 
@@ -115,46 +101,26 @@ struct Peer {
 }
 
 impl Mesh {
-    /// Connects the ends; waits until all other shards do the same. What they send goes to the
-    /// inbox, in order. `None` if the shards were not introduced: the node does not start.
+    /// Connects a shard; waits until its receivers are. What comes goes to the inbox, in order.
     pub(super) async fn connect(
-        ends: Ends,
+        Connecting(receivers): Connecting,
+        senders: Senders,
         inbox: Rc<Inbox>,
         counters: Rc<Counters>,
-    ) -> Option<Rc<Self>> {
-        let Ends { senders, receivers, connected } = ends;
-        let shards = receivers.len() + 1;
-        let tasks: Vec<_> = receivers
-            .into_iter()
-            .map(|(from, receiver)| {
-                let (inbox, connected) = (inbox.clone(), connected.clone());
-                glommio::spawn_local(async move {
-                    let receiver = receiver.connect().await;
-                    drop(connected);
-                    while let Some(batch) = receiver.recv().await {
-                        for message in batch {
-                            inbox.push(Input::Mesh { from, message });
-                        }
+    ) -> Rc<Self> {
+        for (from, receiver) in receivers {
+            let (receiver, inbox) = (receiver.await, inbox.clone());
+            glommio::spawn_local(async move {
+                while let Some(batch) = receiver.recv().await {
+                    for message in batch {
+                        inbox.push(Input::Mesh { from, message });
                     }
-                })
+                }
             })
-            .collect();
-        drop(connected);
-        let senders = loop {
-            if shards == 1 {
-                break Vec::new();
-            }
-            match senders.try_recv() {
-                Ok(senders) => break senders,
-                Err(mpsc::TryRecvError::Empty) => sleep(LOOK_FOR_SENDERS).await,
-                Err(mpsc::TryRecvError::Disconnected) => return None,
-            }
-        };
-        for task in tasks {
-            task.detach();
+            .detach();
         }
         let mut peers: Vec<Option<Rc<Peer>>> = Vec::new();
-        peers.resize_with(shards, || None);
+        peers.resize_with(senders.len() + 1, || None);
         for (to, sender) in senders {
             let peer = Peer {
                 sender,
@@ -164,7 +130,7 @@ impl Mesh {
             };
             peers[usize::from(to.0)] = Some(Rc::new(peer));
         }
-        Some(Rc::new(Self { peers, counters }))
+        Rc::new(Self { peers, counters })
     }
 
     /// Adds to this turn's batch for a shard.
@@ -232,28 +198,37 @@ mod tests {
     use super::*;
     use crate::shard::clock::breathe;
     use glommio::LocalExecutorBuilder;
+    use std::sync::mpsc;
 
     /// Numbers a message so that its order can be checked.
     fn message(request: u64) -> MeshMessage {
         MeshMessage::Status { request, partition: None }
     }
 
-    async fn connect(ends: Ends) -> (Rc<Mesh>, Rc<Inbox>) {
-        let inbox = Rc::new(Inbox::default());
-        let mesh = Mesh::connect(ends, inbox.clone(), Rc::new(Counters::new())).await;
-        (mesh.expect("introduced"), inbox)
+    /// A shard's mesh; its senders come when both shards are connecting.
+    async fn connect(
+        receivers: Receivers,
+        introduced: mpsc::Receiver<Senders>,
+    ) -> (Rc<Mesh>, Rc<Inbox>) {
+        let (connecting, inbox) = (Connecting::new(receivers), Rc::new(Inbox::default()));
+        let senders = loop {
+            match introduced.try_recv() {
+                Ok(senders) => break senders,
+                Err(_) => breathe().await,
+            }
+        };
+        let counters = Rc::new(Counters::new());
+        (Mesh::connect(connecting, senders, inbox.clone(), counters).await, inbox)
     }
 
     #[test]
     fn messages_of_a_pair_keep_their_order_beyond_the_channel() {
         const COUNT: u64 = 3 * CHANNEL as u64;
-        let (mut ends, introducer) = all_ends(2);
-        let introducing = std::thread::spawn(|| {
-            introducer.run(&LocalExecutorBuilder::default().make().expect("an executor"));
-        });
-        let (second, first) = (ends.pop().expect("two"), ends.pop().expect("two"));
+        let (unconnected, mut receivers) = all_ends(2);
+        let (second, first) = (receivers.pop().expect("two"), receivers.pop().expect("two"));
+        let ((to_first, firsts), (to_second, seconds)) = (mpsc::channel(), mpsc::channel());
         let sending = LocalExecutorBuilder::default().spawn(|| async move {
-            let (mesh, _inbox) = connect(first).await;
+            let (mesh, _inbox) = connect(first, firsts).await;
             for request in 0..COUNT {
                 mesh.send(ShardId(1), message(request));
                 mesh.flush();
@@ -263,7 +238,7 @@ mod tests {
             }
         });
         let receiving = LocalExecutorBuilder::default().spawn(|| async move {
-            let (_mesh, inbox) = connect(second).await;
+            let (_mesh, inbox) = connect(second, seconds).await;
             let mut next = 0;
             while next < COUNT {
                 match inbox.take() {
@@ -277,8 +252,12 @@ mod tests {
                 }
             }
         });
+        let introducer = LocalExecutorBuilder::default().make().expect("an executor");
+        let all = introducer.run(introduce(unconnected));
+        for (hand, senders) in [to_first, to_second].iter().zip(all) {
+            hand.send(senders).expect("it waits");
+        }
         sending.expect("a thread").join().expect("sent");
         receiving.expect("a thread").join().expect("received");
-        introducing.join().expect("introduced");
     }
 }

@@ -19,6 +19,7 @@ mod fault;
 mod file;
 mod gate;
 mod inbox;
+mod introducer;
 mod jobs;
 mod ledger;
 mod listener;
