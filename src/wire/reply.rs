@@ -76,7 +76,7 @@ pub fn put_deliveries(out: &mut BytesMut, stream: u64, group: &str, deliveries: 
         let id = ids.format(delivery);
         let event_bytes = event_bytes(&delivery.event);
         let bytes = delivery_bytes(delivery, id, event_bytes);
-        out.reserve(nested_bytes(bytes));
+        out.reserve(nested_bytes(bytes) + WORD_BYTES);
         put_length(out, 1, bytes);
         put_delivery(out, delivery, id, event_bytes);
     });
@@ -85,8 +85,11 @@ pub fn put_deliveries(out: &mut BytesMut, stream: u64, group: &str, deliveries: 
 /// Appends events of a replay's stream, as many frames as they need.
 pub fn put_replayed(out: &mut BytesMut, stream: u64, events: &[Replayed]) {
     put_stream(out, FrameKind::ReplayEvents, stream, events, |out, replayed| {
-        put_length(out, 1, replayed_bytes(replayed));
-        encode_replayed(out, replayed);
+        let event_bytes = event_bytes(&replayed.event);
+        let bytes = replayed_bytes(replayed, event_bytes);
+        out.reserve(nested_bytes(bytes) + WORD_BYTES);
+        put_length(out, 1, bytes);
+        put_replay_event(out, replayed, event_bytes);
     });
 }
 
@@ -266,7 +269,7 @@ fn verdict_parts(outcome: &AckOutcome) -> (u64, &str) {
 pub fn encode_delivery(out: &mut BytesMut, ids: &mut DeliveryIds, delivery: &Delivery) {
     let id = ids.format(delivery);
     let event_bytes = event_bytes(&delivery.event);
-    out.reserve(delivery_bytes(delivery, id, event_bytes));
+    out.reserve(delivery_bytes(delivery, id, event_bytes) + WORD_BYTES);
     put_delivery(out, delivery, id, event_bytes);
 }
 
@@ -288,14 +291,20 @@ fn delivery_bytes(delivery: &Delivery, id: &[u8], event_bytes: usize) -> usize {
 
 /// Encodes a `ReplayEvent`.
 pub fn encode_replayed(out: &mut BytesMut, replayed: &Replayed) {
-    out.reserve(replayed_bytes(replayed));
-    put_length(out, 1, event_bytes(&replayed.event));
+    let event_bytes = event_bytes(&replayed.event);
+    out.reserve(replayed_bytes(replayed, event_bytes) + WORD_BYTES);
+    put_replay_event(out, replayed, event_bytes);
+}
+
+/// The caller has counted the event's bytes and made room for all of it.
+fn put_replay_event(out: &mut BytesMut, replayed: &Replayed, event_bytes: usize) {
+    put_length(out, 1, event_bytes);
     put_event(out, &replayed.event);
     put_varint(out, 2, replayed.index);
 }
 
-fn replayed_bytes(replayed: &Replayed) -> usize {
-    nested_bytes(event_bytes(&replayed.event)) + varint_bytes(2, replayed.index)
+fn replayed_bytes(replayed: &Replayed, event_bytes: usize) -> usize {
+    nested_bytes(event_bytes) + varint_bytes(2, replayed.index)
 }
 
 fn put_event(out: &mut BytesMut, event: &StoredEvent) {
@@ -364,18 +373,27 @@ pub fn partition_info(status: &PartitionStatus, node_id: &str) -> events::Partit
 /// -1 as an int32 or int64 is encoded.
 const NONE: u64 = u64::MAX;
 const VARINT: u32 = 0;
-/// A key of a `u32` and a `u64`, as varints.
-const PAIR_BYTES: usize = 5 + 10;
 const LENGTH: u32 = 2;
+/// A key and a number that fit into a word: it is written whole, and what is not of them cut off.
+const WORD_BYTES: usize = 8;
+const WORD_NUMBER: u64 = 1 << 49;
 
-/// A key and a number, with one copy into the buffer: its room is looked at once and not by byte.
+/// A key and a number. Nearly all fit into a word; byte by byte they would be written, read again
+/// before they are where they can be read from, and copied.
 fn put_pair(out: &mut BytesMut, key: u32, number: u64) {
-    let mut bytes = [0; PAIR_BYTES];
-    let mut rest = &mut bytes[..];
-    encode_varint(u64::from(key), &mut rest);
-    encode_varint(number, &mut rest);
-    let len = PAIR_BYTES - rest.len();
-    out.put_slice(&bytes[..len]);
+    if key >= 0x80 || number >= WORD_NUMBER {
+        encode_varint(u64::from(key), out);
+        return encode_varint(number, out);
+    }
+    let (mut word, mut len, mut rest) = (u64::from(key), 1, number);
+    while rest >= 0x80 {
+        word |= (rest & 0x7f | 0x80) << (8 * len);
+        (len, rest) = (len + 1, rest >> 7);
+    }
+    word |= rest << (8 * len);
+    let end = out.len() + len + 1;
+    out.put_u64_le(word);
+    out.truncate(end);
 }
 
 /// The head of a field of so many bytes.

@@ -377,3 +377,21 @@ fn codes_are_those_of_the_schema() {
         assert_eq!(ours, schema);
     }
 }
+
+/// Both ways to write a field agree with prost, where they meet and at every length.
+#[test]
+fn a_number_is_a_varint_of_any_length() {
+    let numbers = (0..64).flat_map(|bit| {
+        let power = 1_u64 << bit;
+        [power - 1, power, power | 1]
+    });
+    for number in numbers.chain([u64::MAX]) {
+        for key in [0, 1 << 3, 15 << 3 | LENGTH, 0x7f, 0x80, 101 << 3, u32::MAX] {
+            let (mut ours, mut theirs) = (BytesMut::from("x"), BytesMut::from("x"));
+            put_pair(&mut ours, key, number);
+            encode_varint(u64::from(key), &mut theirs);
+            encode_varint(number, &mut theirs);
+            assert_eq!(ours, theirs, "{key} {number}");
+        }
+    }
+}
