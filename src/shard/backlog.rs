@@ -65,15 +65,15 @@ impl Backlog {
                 What::Deliveries { group, rest, not_before, sent } => {
                     let part = part(rest.as_slice(), room, |delivery| delivery.event.size());
                     reply::put_deliveries(out.frames(), correlation, group, part);
-                    let count = part.len();
-                    rest.by_ref().take(count).for_each(drop);
+                    let last = part.len() - 1;
+                    drop(rest.nth(last));
                     (rest.len() == 0, *sent, *not_before)
                 }
                 What::Replayed { rest, not_before, sent } => {
                     let part = part(rest.as_slice(), room, |replayed| replayed.event.size());
                     reply::put_replayed(out.frames(), correlation, part);
-                    let count = part.len();
-                    rest.by_ref().take(count).for_each(drop);
+                    let last = part.len() - 1;
+                    drop(rest.nth(last));
                     (rest.len() == 0, *sent, *not_before)
                 }
                 What::End(end) => {

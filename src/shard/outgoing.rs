@@ -96,6 +96,11 @@ impl Outgoing {
         self.room() > 0
     }
 
+    /// Whether so little is left that more is worth encoding behind it: what is left moves then.
+    pub(super) fn is_low(&self) -> bool {
+        self.buffer.len() <= limits::CONNECTION_OUT_BYTES / 4
+    }
+
     /// Whether all have left.
     pub(super) fn is_empty(&self) -> bool {
         self.buffer.is_empty()

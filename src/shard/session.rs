@@ -455,7 +455,9 @@ impl State {
         if self.patience.is_blocked() {
             self.patience.blocked(Now::read().boot_ms());
         }
-        self.encode(shared);
+        if self.out.is_low() {
+            self.encode(shared);
+        }
         self.wake_reader();
     }
 
