@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::flow::replay::Page;
-use super::log::Place;
+use super::log::{Place, Spot};
 use crate::base::ids::{GroupNo, Index, Offset};
+use crate::base::limits;
 
 /// Number of the reads of a recovery's scan.
 pub const SCAN_READ: u64 = u64::MAX;
@@ -38,6 +39,29 @@ pub struct Reading {
     pub len: u64,
     /// Flows, and the offset that each of them needs.
     pub flows: Vec<(Offset, Flow)>,
+    /// Records from this one on ...
+    pub from: Offset,
+    /// ... up to this one come with it, once they are applied; perhaps others.
+    pub until: Offset,
+}
+
+impl Reading {
+    /// Whether a flow that would read from `place` to get `offset` may wait for this one.
+    #[must_use]
+    pub fn serves(&self, place: Place, offset: Offset) -> bool {
+        self.place == place || (self.from <= offset && offset < self.until)
+    }
+}
+
+/// What is read of the log before the flow that walks along it asks for it.
+#[derive(Debug)]
+pub struct Ahead {
+    /// First offset of the piece that the flow is in.
+    pub at: Offset,
+    /// First offsets of the pieces that are begun behind it.
+    pub begun: VecDeque<Offset>,
+    /// Where the piece behind those begins, and its first offset.
+    pub next: (Spot, Offset),
 }
 
 /// See the module.
@@ -48,11 +72,19 @@ pub struct Reads {
     pub out: BTreeMap<u64, Reading>,
     /// Flows for which there was no room among them.
     pub waiting: VecDeque<(Offset, Flow)>,
+    /// Ahead of the flow that walks along the log and was the last to ask.
+    pub ahead: Option<Ahead>,
     /// The place where the log will be cut once its block is read.
     pub cut: Option<Place>,
 }
 
 impl Reads {
+    /// Whether another read may be out.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.out.len() < limits::PARKED_READS
+    }
+
     /// A number for the next read.
     pub fn number(&mut self) -> u64 {
         self.next += 1;

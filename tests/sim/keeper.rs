@@ -66,6 +66,9 @@ pub struct Keeper {
     pub removed_segments: u64,
     /// Jobs begin, and do not end.
     pub holds_jobs: bool,
+    /// Reads of the log begin, and are done one by one as a test says.
+    pub holds_reads: bool,
+    held_reads: VecDeque<Op>,
 }
 
 /// Small files, looked at all the time: most limits are exact to the ms.
@@ -108,6 +111,8 @@ impl Keeper {
             report: None,
             removed_segments: 0,
             holds_jobs: false,
+            holds_reads: false,
+            held_reads: VecDeque::new(),
         };
         keeper.start();
         keeper
@@ -178,6 +183,18 @@ impl Keeper {
             }
         };
         self.give(done);
+    }
+
+    /// How many reads of the log are held.
+    pub fn held_reads(&self) -> usize {
+        self.held_reads.len()
+    }
+
+    /// The read that has been held for longest is done.
+    pub fn release_read(&mut self) {
+        let read = self.held_reads.pop_front().expect("a read is held");
+        self.op(read);
+        self.go_on();
     }
 
     /// Whether a publish would be given to the engine now.
@@ -329,9 +346,18 @@ impl Keeper {
 
     /// All of a replay.
     pub fn replay(&mut self, topic: &str, range: ReplayRange) -> Vec<Seen> {
+        let correlation = self.begin_replay(topic, range);
+        self.end_replay(correlation)
+    }
+
+    /// Begins one: its correlation id.
+    pub fn begin_replay(&mut self, topic: &str, range: ReplayRange) -> u64 {
         let (topic, partitions) = (Arc::from(topic), PartitionSet::All);
-        let spec = ReplaySpec { topic, partitions, range, speed: 0.0 };
-        let correlation = self.ask(Request::Replay(spec));
+        self.ask(Request::Replay(ReplaySpec { topic, partitions, range, speed: 0.0 }))
+    }
+
+    /// All of one that is over.
+    pub fn end_replay(&mut self, correlation: u64) -> Vec<Seen> {
         let end = self.replies.remove(&correlation);
         assert!(matches!(end, Some(Reply::StreamEnd(Ok(())))), "{end:?}");
         self.replayed.remove(&correlation).unwrap_or_default()
@@ -436,7 +462,11 @@ impl Keeper {
                 self.op(Op::Fill { partition, segment, from, to });
             }
             Effect::Read { partition, read, segment, position, len } => {
-                self.op(Op::Read { partition, read, segment, position, len });
+                let read = Op::Read { partition, read, segment, position, len };
+                if self.holds_reads {
+                    return self.held_reads.push_back(read);
+                }
+                self.op(read);
             }
             Effect::Sync { partition, segment } => self.op(Op::Sync { partition, segment }),
             Effect::RemoveSegment { partition, segment } => {

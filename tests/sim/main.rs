@@ -44,6 +44,8 @@ mod probe;
 mod producer;
 mod profile;
 mod reader;
+#[cfg(test)]
+mod reading_ahead;
 mod records;
 mod replays;
 mod replica;

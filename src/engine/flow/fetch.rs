@@ -1,8 +1,8 @@
 //! The story of a record that is needed again, owner half: from memory, or by a read of the log.
 //!
 //! Reads take the log in pieces of up to `read_bytes` from a place of the sparse index on; what
-//! they bring goes into the record cache, and the flows that waited go on from there. So a flow
-//! that walks forward reads ahead by itself.
+//! they bring goes into the record cache, and the flows that waited go on from there. What walks
+//! along the log has the next piece read while it goes through the last (`read_ahead.rs`).
 
 use std::sync::Arc;
 
@@ -12,11 +12,10 @@ use super::replay::Page;
 use crate::base::api::StoredEvent;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
-use crate::base::limits;
 use crate::base::size::{block_ceil, block_floor};
 use crate::engine::effect::Effect;
 use crate::engine::horizon::BlockFlow;
-use crate::engine::log::{Body, Cached, Content, EntryHeader, Parsed, Place, Reader};
+use crate::engine::log::{Body, Cached, Content, EntryHeader, Parsed, Piece, Place, Reader, Spot};
 use crate::engine::mesh::{MeshMessage, ReplayCursor};
 use crate::engine::partition::Partition;
 use crate::engine::reads::{AXIS_READ, CUT_READ, Flow, Reading, SCAN_READ};
@@ -55,32 +54,10 @@ impl Partition {
 
     pub(super) fn fetch_logged(&self, topic: TopicNo, offset: Offset) -> Option<StoredEvent> {
         let Cached { header, body } = self.cache.get(offset)?;
-        let Content::Publish(view) = body.content() else {
-            unreachable!("only entries with records are cached");
-        };
-        let record = view.record((offset.0 - header.base_offset.0) as u32);
-        assert_eq!(record.topic, topic, "the axis of a topic holds its own events");
-        Some(StoredEvent {
-            body: body.bytes().clone(),
-            message_id: record.message_id,
-            meta: record.meta,
-            payload: record.payload,
-            topic: Arc::clone(&self.topics.get(topic).name),
-            schedule_ts: record.schedule_ts,
-            append_ts: header.append_ts,
-            partition: self.id,
-            offset,
-            term: header.term,
-            checksum: record.checksum,
-        })
-    }
-
-    /// Topic of a record in memory.
-    pub(in crate::engine) fn topic_at(cached: &Cached, offset: Offset) -> TopicNo {
-        let Content::Publish(view) = cached.body.content() else {
-            unreachable!("only entries with records are cached");
-        };
-        view.record((offset.0 - cached.header.base_offset.0) as u32).topic
+        let view = body.published();
+        let slot = (offset.0 - header.base_offset.0) as u32;
+        assert_eq!(view.record(slot).topic, topic, "the axis of a topic holds its own events");
+        Some(view.stored_event(slot, header, self.id, Arc::clone(&self.topics.get(topic).name)))
     }
 
     /// A group's next event is on disk only: its grants wait for the read.
@@ -142,19 +119,30 @@ impl Partition {
     /// Parks a flow until the record at `offset` is in memory.
     pub(in crate::engine) fn read_for(&mut self, step: &mut Step<'_>, offset: Offset, flow: Flow) {
         let spot = self.sparse.locate(offset).expect("an applied record has a place in the log");
-        let joined = self.reads.out.values_mut().find(|reading| reading.place == spot.place);
+        let joined = self.reads.out.values_mut().find(|read| read.serves(spot.place, offset));
         if let Some(reading) = joined {
             reading.flows.push((offset, flow));
-        } else if self.reads.out.len() < limits::PARKED_READS {
-            let end = self.segment_end(spot.place);
-            let len = block_ceil(end) - block_floor(spot.place.position);
-            let len = len.min(step.config.read_bytes);
-            let reading =
-                Reading { place: spot.place, index: spot.index, len, flows: vec![(offset, flow)] };
-            self.read(step, reading);
+        } else if self.reads.has_room() {
+            let piece = self.sparse.piece(spot, step.config.read_bytes);
+            self.walks_from(offset, &piece, &flow);
+            self.read_piece(step, spot, piece, offset, vec![(offset, flow)]);
         } else {
             self.reads.waiting.push_back((offset, flow));
         }
+    }
+
+    /// Begins the read of a piece that holds the record at `from`.
+    pub(super) fn read_piece(
+        &mut self,
+        step: &mut Step<'_>,
+        Spot { place, index }: Spot,
+        Piece { end, next }: Piece,
+        from: Offset,
+        flows: Vec<(Offset, Flow)>,
+    ) {
+        let len = block_ceil(end) - block_floor(place.position);
+        let until = next.map_or(from, |(_, offset)| offset);
+        self.read(step, Reading { place, index, len, flows, from, until });
     }
 
     /// Behind the last applied entry of a segment.
@@ -229,7 +217,7 @@ impl Partition {
             None => reading.flows,
         };
         self.resume(step, flows, text.as_deref());
-        while self.reads.out.len() < limits::PARKED_READS {
+        while self.reads.has_room() {
             let Some((offset, flow)) = self.reads.waiting.pop_front() else { break };
             self.resume(step, vec![(offset, flow)], None);
         }
@@ -253,7 +241,9 @@ impl Partition {
             let place = Place::new(segment, position.max(behind));
             let len = len.max(step.config.read_bytes);
             let len = len.min(block_ceil(self.segment_end(place)) - block_floor(place.position));
-            self.read(step, Reading { place, index: reader.next_index(), len, flows });
+            let index = reader.next_index();
+            let (from, until) = (last.end_offset(), last.end_offset());
+            self.read(step, Reading { place, index, len, flows, from, until });
         }
         others
     }

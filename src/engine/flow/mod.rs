@@ -23,6 +23,7 @@ mod look_up_test;
 pub mod past;
 pub mod publish;
 pub mod query;
+pub mod read_ahead;
 pub mod reading;
 pub mod recover;
 pub mod replay;

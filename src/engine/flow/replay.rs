@@ -327,6 +327,13 @@ enum Missing {
     Past(TopicNo, Position),
 }
 
+impl Page {
+    /// Whether it walks along the log.
+    pub(super) fn is_by_offset(&self) -> bool {
+        matches!(self.range, ReplayRange::Offsets { .. })
+    }
+}
+
 impl Partition {
     /// Reads a page; one that needs the disk and has nothing yet is parked.
     pub(in crate::engine) fn replay_page(&mut self, step: &mut Step<'_>, mut page: Page) {
@@ -340,7 +347,13 @@ impl Partition {
                 self.page_by_time(step, &page, start, end.unwrap_or(u64::MAX), from)
             }
             (ReplayRange::Offsets { .. }, ReplayCursor::Offset(from)) => {
-                self.page_by_offset(step, &page, from)
+                let found = self.page_by_offset(step, &page, from);
+                // A page of fewer events is the last one.
+                let goes_on = page.events == PAGE_EVENTS || found.missing.is_some();
+                if let Some(ReplayCursor::Offset(next)) = found.next.filter(|_| goes_on) {
+                    self.read_ahead(step, next);
+                }
+                found
             }
             (range, from) => unreachable!("a cursor of another kind: {range:?} {from:?}"),
         };
@@ -436,25 +449,31 @@ impl Partition {
         let (mut bytes, mut looked) = (0, 0);
         let mut offset = from.max(self.retention.log_start);
         while offset < self.applied_end {
-            let full = found.events.len() as u32 >= page.events || bytes >= PAGE_BYTES;
-            if full || looked >= LOOK_EVENTS {
-                found.next = Some(ReplayCursor::Offset(offset));
-                return found;
-            }
             let Some(cached) = self.cache.get(offset) else {
                 found.next = Some(ReplayCursor::Offset(offset));
                 found.missing = Some(Missing::Offset(offset));
                 return found;
             };
-            looked += 1;
-            if Self::topic_at(cached, offset) == topic {
-                let stored = self.fetch_logged(topic, offset).expect("it is in the cache");
-                if stored.schedule_ts <= wall && stored.position().due >= hidden {
-                    bytes += stored.size();
-                    found.events.push(stored);
+            let (view, header) = (cached.body.published(), &cached.header);
+            let name = &self.topics.get(topic).name;
+            let end = header.end_offset().min(self.applied_end);
+            while offset < end {
+                let full = found.events.len() as u32 >= page.events || bytes >= PAGE_BYTES;
+                if full || looked >= LOOK_EVENTS {
+                    found.next = Some(ReplayCursor::Offset(offset));
+                    return found;
                 }
+                looked += 1;
+                let slot = (offset.0 - header.base_offset.0) as u32;
+                if view.record(slot).topic == topic {
+                    let stored = view.stored_event(slot, header, self.id, Arc::clone(name));
+                    if stored.schedule_ts <= wall && stored.position().due >= hidden {
+                        bytes += stored.size();
+                        found.events.push(stored);
+                    }
+                }
+                offset = offset.plus(1);
             }
-            offset = offset.plus(1);
         }
         found
     }

@@ -153,6 +153,18 @@ impl Body {
             Layout::Topics(layout) => Content::Topics(TopicsView::new(&self.bytes, layout)),
         }
     }
+
+    /// The events of a body that has some.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn published(&self) -> PublishView<'_> {
+        let Layout::Publish(layout) = self.layout else {
+            unreachable!("only a body with records is asked for them");
+        };
+        PublishView::new(&self.bytes, layout)
+    }
 }
 
 impl PartialEq for Body {

@@ -18,6 +18,16 @@ pub struct Spot {
     pub index: Index,
 }
 
+/// A piece of the log, from a noted entry on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Behind its last entry, in the segment it begins in, or where it is cut off.
+    pub end: u64,
+    /// The noted entry right behind it, and the first offset at or behind that; `None` where the
+    /// log ends, or the piece is cut off.
+    pub next: Option<(Spot, Offset)>,
+}
+
 /// The notes of one segment, for a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentNotes {
@@ -149,6 +159,32 @@ impl SparseIndex {
         self.last_noted(|note| note.base_offset <= offset)
     }
 
+    /// What to read at once from a noted entry on: whole entries of about `bytes`, up to another
+    /// noted one or the end of the segment. It is cut off where notes lie farther apart.
+    ///
+    /// # Panics
+    /// If the log has no such segment.
+    #[must_use]
+    pub fn piece(&self, from: Spot, bytes: u64) -> Piece {
+        let place = self.find(from.place.segment).expect("a piece begins in a known segment");
+        let segment = &self.segments[place];
+        let limit = from.place.position + bytes;
+        if segment.end <= limit {
+            let behind = self.segments.get(place + 1);
+            let next = behind.and_then(|other| other.notes.first().map(|note| other.noted(note)));
+            return Piece { end: segment.end, next };
+        }
+        let first = segment.notes.partition_point(|note| note.position <= from.place.position);
+        let within = segment.notes.partition_point(|note| note.position <= limit);
+        // An entry larger than that is read as a whole.
+        let at = if within > first { within - 1 } else { first };
+        let is_near = within > first || self.interval_bytes <= bytes;
+        match segment.notes.get(at).filter(|_| is_near) {
+            Some(note) => Piece { end: note.position, next: Some(segment.noted(note)) },
+            None => Piece { end: limit, next: None },
+        }
+    }
+
     /// Offset of the first noted entry that lies `bytes` or more behind `from` in the log.
     #[must_use]
     pub fn offset_behind(&self, from: Spot, bytes: u64) -> Option<Offset> {
@@ -267,6 +303,10 @@ impl Segment {
         Spot { place: Place::new(self.first, note.position), index: note.index }
     }
 
+    fn noted(&self, note: &Note) -> (Spot, Offset) {
+        (self.spot(note), note.base_offset)
+    }
+
     fn start(&self) -> Option<Spot> {
         self.notes.first().map(|note| self.spot(note))
     }
@@ -325,6 +365,40 @@ mod tests {
                 assert!(from <= first, "time {ts}");
             }
         }
+    }
+
+    #[test]
+    fn pieces_are_whole_entries_and_leave_nothing_out() {
+        for interval in [1, 500, 1_000] {
+            let (index, all) = index(interval);
+            for bytes in [1_000, 1_300, 100_000] {
+                let (mut spot, mut ends) = (index.log_start().unwrap(), Vec::new());
+                let offset = loop {
+                    let Piece { end, next } = index.piece(spot, bytes);
+                    assert!(end > spot.place.position && end - spot.place.position <= bytes);
+                    ends.push((spot.place.segment, end));
+                    let Some((next, offset)) = next else { break Offset(150) };
+                    let (_, header) = all.iter().find(|(place, _)| *place == next.place).unwrap();
+                    assert_eq!((header.index, header.base_offset), (next.index, offset));
+                    spot = next;
+                };
+                assert_eq!(offset, Offset(150), "the log's end");
+                assert_eq!(*ends.last().unwrap(), (Index(51), 50 * LEN));
+                assert!(ends.contains(&(Index(1), 50 * LEN)), "a segment's end ends a piece");
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_is_cut_off_only_where_notes_are_rare() {
+        let spot = |index: &SparseIndex| index.log_start().unwrap();
+        let (rare, _) = index(5_000);
+        assert_eq!(rare.piece(spot(&rare), 1_000), Piece { end: 1_000, next: None });
+        let (dense, all) = index(1);
+        // Each entry is longer than what should be read: one is read, as a whole.
+        let second = Spot { place: all[1].0, index: Index(2) };
+        let piece = Piece { end: LEN, next: Some((second, Offset(0))) };
+        assert_eq!(dense.piece(spot(&dense), LEN / 2), piece);
     }
 
     #[test]

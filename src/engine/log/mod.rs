@@ -52,7 +52,7 @@ pub use cache::{Cached, RecordCache};
 pub use entry::{EntryHeader, EntryKind};
 pub use envelope::{Envelope, Ids, entry_len};
 pub use fill::Ahead;
-pub use index::{SegmentNotes, SparseIndex, Spot};
+pub use index::{Piece, SegmentNotes, SparseIndex, Spot};
 pub use reader::{EntryFault, Parsed, Reader};
 pub use salvage::{Hole, Salvage, Salvaged};
 pub use scan::{Known, LogEnd, ReadRequest, RotReport, Scan, ScanOutcome, Scanned};
