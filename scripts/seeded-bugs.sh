@@ -28,6 +28,7 @@ bug_publish_on_full_disk     sim run::every_seed_keeps_every_rule 0..60
 bug_retention_ignores_pending sim run::every_seed_keeps_every_rule 0..100
 bug_retry_after_sync_error   lib shard::disk::disk_test::a_failed_sync_stops_the_process
 bug_serve_before_sync        sim run::power_lost_soon_after_a_restart_takes_nothing_that_was_served
+bug_serve_in_order_of_arrival lib shard::requests::tests::who_asks_for_little_does_not_wait_for_who_asks_for_much
 bug_skip_directory_fsync     lib shard::disk::disk_test::a_failed_sync_of_a_directory_stops_the_process
 bug_skip_id_runs             sim run::every_seed_keeps_every_rule 0..60
 bug_unaligned_levels         lib engine::wheel::model_test::agrees_with_a_sorted_map

@@ -3,14 +3,15 @@
 //! Happenings (completions, messages of other shards, sent bytes, closed sessions) are always taken
 //! and are bounded by what the engine has asked for. Requests are taken only while the engine has
 //! room and are bounded here: when a queue is full, sessions and the gate wait for room and stop
-//! reading. Publishes have a queue of their own, since they may have to wait for jobs where all
-//! else may not; otherwise what comes first is taken first. One task, the pump, takes from all; a
-//! push wakes it at most once per turn.
+//! reading. Publishes are bounded apart, since they may have to wait for jobs where all else may
+//! not. Whose request is next: `requests`. One task, the pump, takes from all; a push wakes it at
+//! most once per turn.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
+use super::requests::{Requests, asks};
 use crate::base::api::Request;
 use crate::base::ids::Caller;
 use crate::engine::Input;
@@ -19,9 +20,6 @@ use crate::engine::Input;
 const REQUESTS: usize = 2_048;
 /// Bytes of the publish messages among them at most; one larger message passes alone.
 const REQUEST_BYTES: usize = 32 << 20;
-
-/// A request, its number, and who asks.
-type Waiting = (u64, Caller, Request);
 
 /// What a request is, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,26 +30,28 @@ pub(super) enum Asks {
     Other,
 }
 
-/// Requests of a kind.
-#[derive(Default)]
-struct Queue {
-    requests: RefCell<VecDeque<Waiting>>,
-    /// Wakers of those who wait for room.
-    waiting: RefCell<Vec<Waker>>,
-}
-
 /// The queues of one shard. Shared by the tasks of its executor.
-#[derive(Default)]
 pub(super) struct Inbox {
     happenings: RefCell<VecDeque<Input>>,
-    publishes: Queue,
-    /// All other requests.
-    others: Queue,
-    /// Number of the next request.
-    next: Cell<u64>,
+    requests: RefCell<Requests>,
+    /// Wakers of those who wait for room for a publish, and for another request.
+    waiting: [RefCell<Vec<Waker>>; 2],
+    /// Bytes of the publishes among the requests.
     request_bytes: Cell<usize>,
     /// The pump's, while it sleeps.
     pump: Cell<Option<Waker>>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            happenings: RefCell::default(),
+            requests: RefCell::new(Requests::new()),
+            waiting: Default::default(),
+            request_bytes: Cell::new(0),
+            pump: Cell::default(),
+        }
+    }
 }
 
 impl Inbox {
@@ -63,21 +63,15 @@ impl Inbox {
 
     /// Asks the engine for something. The caller has waited for [`Inbox::poll_room`].
     pub(super) fn push_request(&self, from: Caller, request: Request) {
-        let number = self.next.replace(self.next.get() + 1);
         self.request_bytes.set(self.request_bytes.get() + size(&request));
-        let queue = self.queue(asks(&request));
-        queue.requests.borrow_mut().push_back((number, from, request));
+        self.requests.borrow_mut().push(from, request);
         self.wake();
     }
 
     /// Whether such a request may be pushed.
     pub(super) fn has_room(&self, asks: Asks) -> bool {
         let bytes = asks == Asks::Other || self.request_bytes.get() < REQUEST_BYTES;
-        bytes && self.queue(asks).requests.borrow().len() < REQUESTS
-    }
-
-    fn queue(&self, asks: Asks) -> &Queue {
-        if asks == Asks::Publish { &self.publishes } else { &self.others }
+        bytes && self.requests.borrow().waiting(asks) < REQUESTS
     }
 
     /// Ready when such a request may be pushed; else the task of `cx` is woken when it is time to
@@ -86,7 +80,7 @@ impl Inbox {
         if self.has_room(asks) {
             return Poll::Ready(());
         }
-        let mut waiting = self.queue(asks).waiting.borrow_mut();
+        let mut waiting = self.waiting[asks as usize].borrow_mut();
         // Publishes may wait for long, and a task that waits may be polled for other reasons: to
         // ask again adds nothing, unless another has asked in between.
         if !waiting.last().is_some_and(|last| last.will_wake(cx.waker())) {
@@ -103,32 +97,26 @@ impl Inbox {
     /// The next request, for the pump; only while the engine has room, and publishes only while it
     /// takes them.
     pub(super) fn take_request(&self, publishes: bool) -> Option<(Caller, Request)> {
-        let number = |asks| self.queue(asks).requests.borrow().front().map(|waiting| waiting.0);
-        let publish = number(Asks::Publish).filter(|_| publishes);
-        let first = match (publish, number(Asks::Other)) {
-            (Some(publish), other) if other.is_none_or(|other| publish < other) => Asks::Publish,
-            (_, Some(_)) => Asks::Other,
-            (_, None) => return None,
-        };
-        let Queue { requests, waiting } = self.queue(first);
-        let (_, from, request) = requests.borrow_mut().pop_front()?;
+        let mut requests = self.requests.borrow_mut();
+        let (from, request) = requests.pop(publishes)?;
+        let asks = asks(&request);
         self.request_bytes.set(self.request_bytes.get() - size(&request));
-        if requests.borrow().len() <= REQUESTS / 2 {
-            waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        if requests.waiting(asks) <= REQUESTS / 2 {
+            self.waiting[asks as usize].borrow_mut().drain(..).for_each(Waker::wake);
         }
         Some((from, request))
     }
 
     /// Whether there is something to take: where the engine has room, and takes publishes.
     pub(super) fn has_work(&self, has_room: bool, publishes: bool) -> bool {
-        let any = |asks| !self.queue(asks).requests.borrow().is_empty();
+        let any = |asks| self.requests.borrow().waiting(asks) > 0;
         !self.happenings.borrow().is_empty()
             || has_room && (any(Asks::Other) || publishes && any(Asks::Publish))
     }
 
     /// Requests that wait.
     pub(super) fn waiting_requests(&self) -> usize {
-        self.publishes.requests.borrow().len() + self.others.requests.borrow().len()
+        self.requests.borrow().len()
     }
 
     /// Remembers the pump's waker; the next push uses it.
@@ -142,11 +130,6 @@ impl Inbox {
             waker.wake();
         }
     }
-}
-
-/// What a request is.
-pub(super) fn asks(request: &Request) -> Asks {
-    if matches!(request, Request::Publish(_)) { Asks::Publish } else { Asks::Other }
 }
 
 /// The bytes a request holds on to, about.
@@ -188,14 +171,14 @@ mod tests {
             let cx = Context::from_waker(Waker::noop());
             assert!(inbox.poll_room(&cx, asks).is_pending(), "full: wait");
             assert!(inbox.poll_room(&cx, asks).is_pending(), "asked for another reason");
-            assert_eq!(inbox.queue(asks).waiting.borrow().len(), 1, "it waits once");
+            assert_eq!(inbox.waiting[asks as usize].borrow().len(), 1, "it waits once");
             let other = if asks == Asks::Publish { Asks::Other } else { Asks::Publish };
             assert!(inbox.poll_room(&cx, other).is_ready(), "the other queue is empty");
             for i in 0..REQUESTS / 2 {
                 assert_eq!(take(&inbox, true), Some(i as u64));
             }
             assert!(inbox.poll_room(&cx, asks).is_ready(), "half empty: go on");
-            assert!(inbox.queue(asks).waiting.borrow().is_empty(), "who waited was woken");
+            assert!(inbox.waiting[asks as usize].borrow().is_empty(), "who waited was woken");
         }
     }
 
@@ -209,22 +192,6 @@ mod tests {
         assert!(!inbox.has_room(Asks::Publish) && inbox.has_room(Asks::Other));
         take(&inbox, true).expect("one");
         assert!(inbox.has_room(Asks::Publish));
-    }
-
-    #[test]
-    fn what_came_first_is_taken_first_but_for_publishes_that_have_to_wait() {
-        let inbox = Inbox::default();
-        for (number, asks) in
-            [Asks::Publish, Asks::Other, Asks::Publish, Asks::Other].into_iter().enumerate()
-        {
-            ask(&inbox, number as u64, asks);
-        }
-        assert_eq!(take(&inbox, true), Some(0));
-        assert_eq!(take(&inbox, false), Some(1));
-        assert_eq!(take(&inbox, false), Some(3), "passes the publish");
-        assert!(take(&inbox, false).is_none() && !inbox.has_work(true, false));
-        assert!(inbox.has_work(true, true));
-        assert_eq!(take(&inbox, true), Some(2));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod patience;
 mod peers;
 mod ports;
 mod pump;
+mod requests;
 mod route;
 mod session;
 mod space;
