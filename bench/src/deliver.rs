@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chronosdb::base::ids::PartitionId;
 use chronosdb::base::limits;
 use chronosdb::base::time::{Now, wall_ms};
-use chronosdb::client::{Answer, Connection, FrameStream, SubscribeOptions};
+use chronosdb::client::{Connection, FrameStream, SubscribeOptions};
 use chronosdb::wire::events::event_service_client::EventServiceClient;
 use chronosdb::wire::events::{AckRequest, Delivery, SubscribeRequest};
 use chronosdb::wire::kind::FrameKind;
@@ -18,10 +18,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::acks::{AckBatch, Acks};
 use crate::args::{Load, Transport, lasting};
 use crate::latency::open_loop;
 use crate::publish::closed_loop;
-use crate::received::{ack_counts, deliveries, put_ack};
+use crate::received::{ack_counts, deliveries};
 use crate::recorder::Recorder;
 use crate::target::{Run, channel, connect_shards, publishers};
 
@@ -190,9 +191,6 @@ pub async fn subscribe_native(
     Ok(())
 }
 
-/// Acks under way: the answer to come, and the due times (Unix ms) of what they settle.
-pub type Acks = (Answer, Vec<u64>);
-
 /// Receives and acknowledges until the stream ends.
 async fn consume(
     connection: Connection,
@@ -200,45 +198,41 @@ async fn consume(
     acks: mpsc::Sender<Acks>,
     recorder: Arc<Recorder>,
 ) {
+    let mut batch = AckBatch::default();
     while let Some(received) = stream.next().await {
-        let now_us = Now::read().wall_us;
-        let frame = match received {
-            Ok(frame) => frame,
-            Err(error) => return recorder.fail(1, &error),
-        };
-        let mut batches = Vec::new();
-        let mut body = bytes::BytesMut::with_capacity(64 * 1024);
-        let (mut due, mut again, mut early) = (Vec::new(), 0, 0);
-        let walked = deliveries(&frame.body, |delivery| {
-            put_ack(&mut body, delivery.delivery_id);
-            due.push(delivery.schedule_ts);
-            again += u64::from(delivery.attempt > 1);
-            early += u64::from(delivery.schedule_ts * 1_000 > now_us);
-            if due.len() == limits::ACK_BATCH {
-                batches.push((body.split(), std::mem::take(&mut due)));
+        let (mut next, mut full) = (Some(received), Vec::new());
+        while let Some(received) = next {
+            let frame = received.map_err(|error| error.to_string());
+            match frame.and_then(|frame| take(&frame.body, &mut batch, &recorder)) {
+                Ok(batches) => full.extend(batches),
+                Err(why) => return recorder.fail(1, &why),
             }
-        });
-        if let Err(why) = walked {
-            return recorder.fail(1, &why);
+            next = if full.is_empty() { stream.try_next() } else { None };
         }
-        recorder.redelivered.fetch_add(again, Ordering::Relaxed);
-        recorder.early.fetch_add(early, Ordering::Relaxed);
-        if !due.is_empty() {
-            batches.push((body, due));
-        }
-        for (body, due) in batches {
-            let late = due.iter().map(|due| now_us.saturating_sub(due * 1_000));
-            recorder.lateness.record_all(late);
-            let sent = connection.send(FrameKind::AckBatch, body.len(), |out| {
-                out.extend_from_slice(&body);
-            });
-            match sent.await {
-                Ok(answer) => drop(acks.send((answer, due)).await),
-                Err(error) => return recorder.fail(due.len() as u64, &error),
+        for batch in full.iter_mut().chain([&mut batch]) {
+            if !batch.send(&connection, &acks, &recorder).await {
+                return;
             }
         }
     }
     recorder.fail(1, &"the server ended the subscription");
+}
+
+/// Counts a frame of deliveries and adds the acks for it; those that are full.
+fn take(body: &[u8], batch: &mut AckBatch, recorder: &Recorder) -> Result<Vec<AckBatch>, String> {
+    let now_us = Now::read().wall_us;
+    let (mut full, mut lates, mut again, mut early) = (Vec::new(), Vec::new(), 0, 0);
+    deliveries(body, |delivery| {
+        full.extend(batch.put(delivery.delivery_id, delivery.schedule_ts));
+        let due_us = delivery.schedule_ts * 1_000;
+        lates.push(now_us.saturating_sub(due_us));
+        again += u64::from(delivery.attempt > 1);
+        early += u64::from(due_us > now_us);
+    })?;
+    recorder.lateness.record_all(lates.into_iter());
+    recorder.redelivered.fetch_add(again, Ordering::Relaxed);
+    recorder.early.fetch_add(early, Ordering::Relaxed);
+    Ok(full)
 }
 
 /// Counts what is confirmed.

@@ -8,15 +8,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use chronosdb::base::limits;
 use chronosdb::base::time::Now;
 use chronosdb::client::{Connection, FrameStream, SubscribeOptions};
 use chronosdb::wire::kind::FrameKind;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::deliver::{Acks, collect};
-use crate::received::{Place, deliveries, put_ack};
+use crate::acks::{AckBatch, Acks};
+use crate::deliver::collect;
+use crate::received::{Place, deliveries};
 use crate::recorder::Recorder;
 use crate::target::connect_shards;
 
@@ -119,48 +118,47 @@ impl Group {
         open: oneshot::Sender<()>,
     ) {
         let (mut last, mut open) = (HashMap::new(), Some(open));
+        let mut batch = AckBatch::default();
         while let Some(received) = stream.next().await {
-            let batches = match received {
-                Ok(frame) if frame.kind == FrameKind::Subscribed => {
-                    // Nobody waits any more if the run is over.
-                    let _ = open.take().map(|open| open.send(()));
-                    continue;
+            let (mut next, mut full) = (Some(received), Vec::new());
+            while let Some(received) = next {
+                let taken = match received {
+                    Ok(frame) if frame.kind == FrameKind::Subscribed => {
+                        // Nobody waits any more if the run is over.
+                        let _ = open.take().map(|open| open.send(()));
+                        Ok(Vec::new())
+                    }
+                    Ok(frame) => self.take(&frame.body, &mut last, &mut batch),
+                    Err(error) => Err(error.to_string()),
+                };
+                match taken {
+                    Ok(batches) => full.extend(batches),
+                    Err(why) => return self.recorder.fail(1, &why),
                 }
-                Ok(frame) => self.take(&frame.body, &mut last),
-                Err(error) => return self.recorder.fail(1, &error),
-            };
-            let batches = match batches {
-                Ok(batches) => batches,
-                Err(why) => return self.recorder.fail(1, &why),
-            };
-            for (body, due) in batches {
-                let sent = connection.send(FrameKind::AckBatch, body.len(), |out| {
-                    out.extend_from_slice(&body);
-                });
-                match sent.await {
-                    Ok(answer) => drop(acks.send((answer, due)).await),
-                    Err(error) => return self.recorder.fail(due.len() as u64, &error),
+                next = if full.is_empty() { stream.try_next() } else { None };
+            }
+            for batch in full.iter_mut().chain([&mut batch]) {
+                if !batch.send(&connection, &acks, &self.recorder).await {
+                    return;
                 }
             }
         }
         self.recorder.fail(1, &"the server ended the subscription");
     }
 
-    /// Looks at a frame of deliveries; the acks for it, with the due times of what they settle.
+    /// Looks at a frame of deliveries and adds the acks for it; those that are full.
     fn take(
         &self,
         body: &[u8],
         last: &mut HashMap<u16, Place>,
-    ) -> Result<Vec<(BytesMut, Vec<u64>)>, String> {
+        batch: &mut AckBatch,
+    ) -> Result<Vec<AckBatch>, String> {
         let now_us = Now::read().wall_us;
-        let mut batches = Vec::new();
-        let mut acks = BytesMut::with_capacity(64 * 1024);
-        let (mut due, mut again, mut early, mut disorder) = (Vec::new(), 0, 0, 0);
+        let (mut full, mut again, mut early, mut disorder) = (Vec::new(), 0, 0, 0);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut walked, mut lates) = (Ok(()), Vec::new());
         deliveries(body, |delivery| {
-            put_ack(&mut acks, delivery.delivery_id);
-            due.push(delivery.schedule_ts);
+            full.extend(batch.put(delivery.delivery_id, delivery.schedule_ts));
             lates.push(now_us.saturating_sub(delivery.schedule_ts * 1_000));
             early += u64::from(delivery.schedule_ts * 1_000 > now_us);
             match delivery.place() {
@@ -174,9 +172,6 @@ impl Group {
                 }
                 Err(why) => walked = Err(why),
             }
-            if due.len() == limits::ACK_BATCH {
-                batches.push((acks.split(), std::mem::take(&mut due)));
-            }
         })?;
         drop(seen);
         walked?;
@@ -186,10 +181,7 @@ impl Group {
         if disorder > 0 {
             self.recorder.fail(disorder, &format!("{disorder} events came out of order"));
         }
-        if !due.is_empty() {
-            batches.push((acks, due));
-        }
-        Ok(batches)
+        Ok(full)
     }
 }
 

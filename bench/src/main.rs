@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod acks;
 mod args;
 mod chart;
 mod cliff;
