@@ -28,10 +28,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_retention_ignores_pending", "retention asks when events came, not who awaits them"),
     ("bug_retry_after_sync_error", "a sync that fails is tried again, and then believed"),
     ("bug_serve_before_sync", "a recovery serves what it has read and not synced"),
-    (
-        "bug_serve_in_order_of_arrival",
-        "requests have no turns: who asks for much makes all others wait",
-    ),
+    ("bug_serve_in_order_of_arrival", "who asks for much makes all others wait"),
     ("bug_skip_directory_fsync", "a new segment's directory entry is not made durable"),
     ("bug_skip_id_runs", "ids that have left the memory are not looked for"),
     ("bug_unaligned_levels", "the wheel's upper levels count from wherever it stands"),
