@@ -47,7 +47,10 @@ impl Driver {
     /// An engine of one shard that owns `partitions` (1 to 256) empty partitions.
     pub fn new(partitions: u16) -> Self {
         let id_window = usize::MAX;
-        let config = EngineConfig { partitions, id_window, ..EngineConfig::default() };
+        // A hundred million pending and a few more: the limit of a shard is not what is measured.
+        let index_events = 1 << 30;
+        let config =
+            EngineConfig { partitions, id_window, index_events, ..EngineConfig::default() };
         let mut driver = Self {
             now: START,
             delivered: 0,
