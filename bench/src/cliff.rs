@@ -103,7 +103,6 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     until(at_ms).await;
     let used = node.processor_time();
     drop(beside.recorder.lateness.take());
-    let early = group.received();
 
     let began = Instant::now();
     let progress = group.recorder.progress();
@@ -136,6 +135,7 @@ pub async fn run(args: CliffArgs) -> Result<u64, String> {
     let figures = Figures { received_in, acked_in, used, peak_before, peak, worst_ms, window };
     let extra = figures.tell(&args);
     let errors = group.recorder.report("cliff", acked_in, args.json, extra);
+    let early = group.recorder.early.load(Ordering::Relaxed);
     Ok(errors + early + beside_errors + args.count.abs_diff(group.received()))
 }
 
