@@ -376,10 +376,11 @@ const VARINT: u32 = 0;
 const LENGTH: u32 = 2;
 /// A key and a number that fit into a word: it is written whole, and what is not of them cut off.
 const WORD_BYTES: usize = 8;
+/// The first number that does not: seven bytes of seven bits are beside the key.
 const WORD_NUMBER: u64 = 1 << 49;
 
-/// A key and a number. Nearly all fit into a word; byte by byte they would be written, read again
-/// before they are where they can be read from, and copied.
+/// A key and a number. Nearly all fit into a word: put together byte by byte in memory and then
+/// copied, the copy waits until the bytes have left the processor's store buffer.
 fn put_pair(out: &mut BytesMut, key: u32, number: u64) {
     if key >= 0x80 || number >= WORD_NUMBER {
         encode_varint(u64::from(key), out);

@@ -13,6 +13,11 @@ const READ_BYTES: u64 = 16 << 10;
 
 /// A log of many segments, four pieces each, nothing of it in memory.
 fn filled(cache_reads: u64) -> (Keeper, Vec<Seen>) {
+    filled_with(cache_reads, 600, 1_000)
+}
+
+/// As many events of so many bytes.
+fn filled_with(cache_reads: u64, events: u64, bytes: usize) -> (Keeper, Vec<Seen>) {
     let config = EngineConfig {
         read_bytes: READ_BYTES,
         cache_bytes: cache_reads * READ_BYTES,
@@ -20,9 +25,9 @@ fn filled(cache_reads: u64) -> (Keeper, Vec<Seen>) {
         ..small()
     };
     let mut keeper = Keeper::new(config);
-    let all = (0..600).map(|n| {
+    let all = (0..events).map(|n| {
         let id = format!("e-{n}");
-        (keeper.publish_some("t", &id, BEGIN_MS, 1_000).expect("it is stored"), id)
+        (keeper.publish_some("t", &id, BEGIN_MS, bytes).expect("it is stored"), id)
     });
     let all = all.collect();
     keeper.restart();
@@ -63,18 +68,28 @@ fn a_page_that_is_enough_reads_nothing_ahead() {
     assert_eq!((keeper.end_replay(replay), keeper.held_reads()), (all[..3].to_vec(), 0));
 }
 
+/// Reads that are under way at once, at most, while all is replayed.
+fn most_reads((mut keeper, all): (Keeper, Vec<Seen>)) -> usize {
+    keeper.holds_reads = true;
+    let replay = keeper.begin_replay("t", from_offset(0));
+    let mut most = 0;
+    while keeper.held_reads() > 0 {
+        keeper.release_read();
+        most = most.max(keeper.held_reads());
+    }
+    assert_eq!(keeper.end_replay(replay), all);
+    most
+}
+
 #[test]
 fn nothing_is_read_ahead_that_could_not_be_kept() {
     for (cache_reads, most) in [(24, READS), (23, 1)] {
-        let (mut keeper, all) = filled(cache_reads);
-        keeper.holds_reads = true;
-        let replay = keeper.begin_replay("t", from_offset(0));
-        let mut held = 0;
-        while keeper.held_reads() > 0 {
-            keeper.release_read();
-            held = held.max(keeper.held_reads());
-        }
-        assert_eq!((keeper.end_replay(replay), held), (all, most), "room for {cache_reads} reads");
+        assert_eq!(most_reads(filled(cache_reads)), most, "room for {cache_reads} reads");
+    }
+    // Each entry is a piece by itself, nearly as large as two reads.
+    for (cache_reads, most) in [(48, READS), (24, 1)] {
+        let reads = most_reads(filled_with(cache_reads, 40, 30_000));
+        assert_eq!(reads, most, "large entries, room for {cache_reads} reads");
     }
 }
 

@@ -15,16 +15,18 @@ use std::collections::VecDeque;
 use super::replay::Page;
 use crate::base::ids::Offset;
 use crate::base::size::BLOCK;
-use crate::engine::log::Piece;
+use crate::engine::log::{Piece, Spot};
 use crate::engine::partition::Partition;
 use crate::engine::reads::{Ahead, Flow};
 use crate::engine::step::Step;
 
 /// Pieces begun ahead of a replay.
 const PIECES: usize = 2;
-/// Reads that must fit into the record cache, which keeps a quarter of its bytes for them: the
-/// piece that is sent, those ahead, and as much for others.
-const CACHE_READS: u64 = 4 * 2 * (1 + PIECES as u64);
+/// Pieces that must fit into the record cache, which keeps a quarter of its bytes for what is read:
+/// the one that is sent, those ahead, and as much for others.
+const CACHE_PIECES: u64 = 4 * 2 * (1 + PIECES as u64);
+/// Records of the next piece that one may bring, in the block that they share: fewer than its bytes.
+const SHARED_RECORDS: u64 = BLOCK;
 
 impl Partition {
     /// A flow reads a piece because it needs the record at `offset`.
@@ -38,9 +40,8 @@ impl Partition {
     /// A replay goes on at `offset`: begins what it will need soon.
     pub(super) fn read_ahead(&mut self, step: &mut Step<'_>, offset: Offset) {
         let Some(mut ahead) = self.reads.ahead.take() else { return };
-        // Another one, elsewhere in the log, is not what this is ahead of. A piece may bring a few
-        // records of the next, in the block that they share.
-        if offset < ahead.at || offset > ahead.next.1.plus(BLOCK) {
+        // Another one, elsewhere in the log, is not what this is ahead of.
+        if offset < ahead.at || offset > ahead.next.1.plus(SHARED_RECORDS) {
             self.reads.ahead = Some(ahead);
             return;
         }
@@ -53,7 +54,7 @@ impl Partition {
                 return; // retention has passed it
             }
             let piece = self.sparse.piece(spot, step.config.read_bytes);
-            if !self.is_worth_reading(step, first, &piece) {
+            if !self.is_worth_reading(step, (spot, first), &piece) {
                 return;
             }
             self.read_piece(step, spot, piece, first, Vec::new());
@@ -65,9 +66,15 @@ impl Partition {
     }
 
     /// Whether a piece is applied, is not in memory, and there is room for it. A block that it
-    /// shares with the one before may have brought its first records.
-    fn is_worth_reading(&self, step: &Step<'_>, first: Offset, piece: &Piece) -> bool {
-        let fits = step.config.cache_bytes_each() >= CACHE_READS * step.config.read_bytes;
+    /// shares with the one before may have brought its first records; a large entry is a piece.
+    fn is_worth_reading(
+        &self,
+        step: &Step<'_>,
+        (spot, first): (Spot, Offset),
+        piece: &Piece,
+    ) -> bool {
+        let bytes = step.config.read_bytes.max(piece.end - spot.place.position);
+        let fits = step.config.cache_bytes_each() >= CACHE_PIECES * bytes;
         let end = piece.next.map_or(self.applied_end, |(_, next)| next.min(self.applied_end));
         let last = Offset(end.0.saturating_sub(1));
         fits && self.reads.has_room() && first < end && self.cache.get(last).is_none()

@@ -169,20 +169,23 @@ impl SparseIndex {
         let place = self.find(from.place.segment).expect("a piece begins in a known segment");
         let segment = &self.segments[place];
         let limit = from.place.position + bytes;
+        let other = self.segments.get(place + 1);
+        let next = other.and_then(|other| other.notes.first().map(|note| other.noted(note)));
+        let rest = Piece { end: segment.end, next };
         if segment.end <= limit {
-            let behind = self.segments.get(place + 1);
-            let next = behind.and_then(|other| other.notes.first().map(|note| other.noted(note)));
-            return Piece { end: segment.end, next };
+            return rest;
         }
         let first = segment.notes.partition_point(|note| note.position <= from.place.position);
         let within = segment.notes.partition_point(|note| note.position <= limit);
         // An entry larger than that is read as a whole.
         let at = if within > first { within - 1 } else { first };
-        let is_near = within > first || self.interval_bytes <= bytes;
-        match segment.notes.get(at).filter(|_| is_near) {
-            Some(note) => Piece { end: note.position, next: Some(segment.noted(note)) },
-            None => Piece { end: limit, next: None },
+        if within == first && self.interval_bytes > bytes {
+            return Piece { end: limit, next: None };
         }
+        segment
+            .notes
+            .get(at)
+            .map_or(rest, |note| Piece { end: note.position, next: Some(segment.noted(note)) })
     }
 
     /// Offset of the first noted entry that lies `bytes` or more behind `from` in the log.
@@ -399,6 +402,11 @@ mod tests {
         let second = Spot { place: all[1].0, index: Index(2) };
         let piece = Piece { end: LEN, next: Some((second, Offset(0))) };
         assert_eq!(dense.piece(spot(&dense), LEN / 2), piece);
+        // The last of a segment, too.
+        let last = Spot { place: all[49].0, index: Index(50) };
+        let behind = Spot { place: all[50].0, index: Index(51) };
+        let piece = Piece { end: 50 * LEN, next: Some((behind, all[50].1.base_offset)) };
+        assert_eq!(dense.piece(last, LEN / 2), piece);
     }
 
     #[test]
