@@ -6,7 +6,8 @@
 
 use bytes::BytesMut;
 use chronosdb::base::limits;
-use chronosdb::client::{Answer, Connection};
+use chronosdb::client::{Answer, Connection, FrameStream};
+use chronosdb::wire::frame::Frame;
 use chronosdb::wire::kind::FrameKind;
 use tokio::sync::mpsc;
 
@@ -19,6 +20,35 @@ pub type Acks = (Answer, Vec<u64>);
 /// Acks of a request at most: a quarter of what the server takes, for it works on a whole one at
 /// once, and other connections wait meanwhile.
 const ACKS: usize = limits::ACK_BATCH / 4;
+
+/// Receives and acknowledges until the stream ends, which is recorded. `take` looks at a frame, adds
+/// the acks for it to the batch and returns those that are full.
+pub async fn acknowledge(
+    connection: &Connection,
+    mut stream: FrameStream,
+    acks: mpsc::Sender<Acks>,
+    recorder: &Recorder,
+    mut take: impl FnMut(&Frame, &mut AckBatch) -> Result<Vec<AckBatch>, String>,
+) {
+    let mut batch = AckBatch::default();
+    while let Some(received) = stream.next().await {
+        let (mut next, mut full) = (Some(received), Vec::new());
+        while let Some(received) = next {
+            let frame = received.map_err(|error| error.to_string());
+            match frame.and_then(|frame| take(&frame, &mut batch)) {
+                Ok(batches) => full.extend(batches),
+                Err(why) => return recorder.fail(1, &why),
+            }
+            next = if full.is_empty() { stream.try_next() } else { None };
+        }
+        for batch in full.iter_mut().chain([&mut batch]) {
+            if !batch.send(connection, &acks, recorder).await {
+                return;
+            }
+        }
+    }
+    recorder.fail(1, &"the server ended the subscription");
+}
 
 /// Acks that are sent together.
 #[derive(Default)]
@@ -37,7 +67,7 @@ impl AckBatch {
 
     /// Sends what is in it, if anything is; whoever counts answers is told. False if that failed,
     /// which is recorded.
-    pub async fn send(
+    async fn send(
         &mut self,
         connection: &Connection,
         acks: &mpsc::Sender<Acks>,

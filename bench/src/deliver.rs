@@ -11,6 +11,7 @@ use chronosdb::base::time::{Now, wall_ms};
 use chronosdb::client::{Connection, FrameStream, SubscribeOptions};
 use chronosdb::wire::events::event_service_client::EventServiceClient;
 use chronosdb::wire::events::{AckRequest, Delivery, SubscribeRequest};
+use chronosdb::wire::frame::Frame;
 use chronosdb::wire::kind::FrameKind;
 use clap::Args;
 use serde_json::{Map, json};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::acks::{AckBatch, Acks};
+use crate::acks::{AckBatch, Acks, acknowledge};
 use crate::args::{Load, Transport, lasting};
 use crate::latency::open_loop;
 use crate::publish::closed_loop;
@@ -194,28 +195,12 @@ pub async fn subscribe_native(
 /// Receives and acknowledges until the stream ends.
 async fn consume(
     connection: Connection,
-    mut stream: FrameStream,
+    stream: FrameStream,
     acks: mpsc::Sender<Acks>,
     recorder: Arc<Recorder>,
 ) {
-    let mut batch = AckBatch::default();
-    while let Some(received) = stream.next().await {
-        let (mut next, mut full) = (Some(received), Vec::new());
-        while let Some(received) = next {
-            let frame = received.map_err(|error| error.to_string());
-            match frame.and_then(|frame| take(&frame.body, &mut batch, &recorder)) {
-                Ok(batches) => full.extend(batches),
-                Err(why) => return recorder.fail(1, &why),
-            }
-            next = if full.is_empty() { stream.try_next() } else { None };
-        }
-        for batch in full.iter_mut().chain([&mut batch]) {
-            if !batch.send(&connection, &acks, &recorder).await {
-                return;
-            }
-        }
-    }
-    recorder.fail(1, &"the server ended the subscription");
+    let take = |frame: &Frame, batch: &mut AckBatch| take(&frame.body, batch, &recorder);
+    acknowledge(&connection, stream, acks, &recorder, take).await;
 }
 
 /// Counts a frame of deliveries and adds the acks for it; those that are full.

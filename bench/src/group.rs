@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use chronosdb::base::time::Now;
 use chronosdb::client::{Connection, FrameStream, SubscribeOptions};
+use chronosdb::wire::frame::Frame;
 use chronosdb::wire::kind::FrameKind;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::acks::{AckBatch, Acks};
+use crate::acks::{AckBatch, Acks, acknowledge};
 use crate::deliver::collect;
 use crate::received::{Place, deliveries};
 use crate::recorder::Recorder;
@@ -113,37 +114,20 @@ impl Group {
     async fn consume(
         self: Arc<Self>,
         connection: Connection,
-        mut stream: FrameStream,
+        stream: FrameStream,
         acks: mpsc::Sender<Acks>,
         open: oneshot::Sender<()>,
     ) {
         let (mut last, mut open) = (HashMap::new(), Some(open));
-        let mut batch = AckBatch::default();
-        while let Some(received) = stream.next().await {
-            let (mut next, mut full) = (Some(received), Vec::new());
-            while let Some(received) = next {
-                let taken = match received {
-                    Ok(frame) if frame.kind == FrameKind::Subscribed => {
-                        // Nobody waits any more if the run is over.
-                        let _ = open.take().map(|open| open.send(()));
-                        Ok(Vec::new())
-                    }
-                    Ok(frame) => self.take(&frame.body, &mut last, &mut batch),
-                    Err(error) => Err(error.to_string()),
-                };
-                match taken {
-                    Ok(batches) => full.extend(batches),
-                    Err(why) => return self.recorder.fail(1, &why),
-                }
-                next = if full.is_empty() { stream.try_next() } else { None };
+        let take = |frame: &Frame, batch: &mut AckBatch| {
+            if frame.kind == FrameKind::Subscribed {
+                // Nobody waits any more if the run is over.
+                let _ = open.take().map(|open| open.send(()));
+                return Ok(Vec::new());
             }
-            for batch in full.iter_mut().chain([&mut batch]) {
-                if !batch.send(&connection, &acks, &self.recorder).await {
-                    return;
-                }
-            }
-        }
-        self.recorder.fail(1, &"the server ended the subscription");
+            self.take(&frame.body, &mut last, batch)
+        };
+        acknowledge(&connection, stream, acks, &self.recorder, take).await;
     }
 
     /// Looks at a frame of deliveries and adds the acks for it; those that are full.
