@@ -21,8 +21,8 @@ pub type Acks = (Answer, Vec<u64>);
 /// once, and other connections wait meanwhile.
 const ACKS: usize = limits::ACK_BATCH / 4;
 
-/// Receives and acknowledges until the stream ends, which is recorded. `take` looks at a frame, adds
-/// the acks for it to the batch and returns those that are full.
+/// Receives and acknowledges until the stream ends, which is recorded. `take` looks at a frame,
+/// adds the acks for it to the batch and returns those that are full.
 pub async fn acknowledge(
     connection: &Connection,
     mut stream: FrameStream,

@@ -25,7 +25,8 @@ const PIECES: usize = 2;
 /// Pieces that must fit into the record cache, which keeps a quarter of its bytes for what is read:
 /// the one that is sent, those ahead, and as much for others.
 const CACHE_PIECES: u64 = 4 * 2 * (1 + PIECES as u64);
-/// Records of the next piece that one may bring, in the block that they share: fewer than its bytes.
+/// Records of the next piece that one may bring, in the block that they share: no more than the
+/// block has bytes.
 const SHARED_RECORDS: u64 = BLOCK;
 
 impl Partition {
