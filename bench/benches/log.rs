@@ -7,6 +7,7 @@
 use std::hint::black_box;
 
 use bytes::Bytes;
+use chronosdb::base::api::Span;
 use chronosdb::base::ids::{Index, Offset, PartitionId, Term, TopicNo};
 use chronosdb::engine::log::{
     Body, EntryHeader, EntryKind, Ids, NewRecord, Place, PublishBuilder, Tail,
@@ -17,19 +18,32 @@ const EVENTS: u32 = 1_000;
 const PAYLOAD: [u8; 256] = [0x5a; 256];
 const NOW_MS: u64 = 1_790_000_000_000;
 
-fn body(builder: &mut PublishBuilder) -> Body {
+const EVENT_BYTES: u32 = 16 + PAYLOAD.len() as u32;
+
+/// A message of so many events: ids and payloads, side by side.
+fn message() -> Bytes {
+    let mut message = Vec::new();
     for n in 0..EVENTS {
-        let mut id = *b"message-00000000";
-        id[8..12].copy_from_slice(&n.to_le_bytes());
-        builder.push(NewRecord {
-            message_id: &id,
-            meta: b"",
-            payload: &PAYLOAD,
+        message.extend_from_slice(b"message-");
+        message.extend_from_slice(&u64::from(n).to_le_bytes());
+        message.extend_from_slice(&PAYLOAD);
+    }
+    Bytes::from(message)
+}
+
+fn body(builder: &mut PublishBuilder, message: &Bytes) -> Body {
+    for n in 0..EVENTS {
+        let start = n * EVENT_BYTES;
+        let record = NewRecord {
+            message_id: Span { start, len: 16 },
+            meta: Span::default(),
+            payload: Span { start: start + 16, len: PAYLOAD.len() as u32 },
             topic: TopicNo(0),
             schedule_ts: NOW_MS,
             checksum: n,
             allow_duplicate: false,
-        });
+        };
+        builder.push(message, record);
     }
     builder.finish()
 }
@@ -37,15 +51,15 @@ fn body(builder: &mut PublishBuilder) -> Body {
 fn entries(c: &mut Criterion) {
     let mut group = c.benchmark_group("entry");
     group.throughput(Throughput::Elements(u64::from(EVENTS)));
-    let mut builder = PublishBuilder::new();
-    group.bench_function("encode", |b| b.iter(|| black_box(body(&mut builder))));
+    let (mut builder, message) = (PublishBuilder::new(), message());
+    group.bench_function("encode", |b| b.iter(|| black_box(body(&mut builder, &message))));
 
-    let bytes = Bytes::copy_from_slice(body(&mut builder).bytes());
+    let bytes = Bytes::copy_from_slice(body(&mut builder, &message).bytes());
     group.bench_function("verify", |b| {
         b.iter(|| black_box(Body::verify(bytes.clone()).expect("our own")));
     });
 
-    let entry = body(&mut builder);
+    let entry = body(&mut builder, &message);
     let header = EntryHeader {
         kind: EntryKind::Normal,
         term: Term(1),

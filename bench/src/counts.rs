@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use bench_engine::{Driver, START, batch};
 use bytes::Bytes;
+use chronosdb::base::api::Span;
 use chronosdb::base::ids::{Offset, TopicNo};
 use chronosdb::engine::dedup::{Dedup, Findings, Original};
 use chronosdb::engine::log::{Body, NewRecord, PublishBuilder};
@@ -121,35 +122,47 @@ fn wheel_advance() {
     assert_eq!(out.len() as u64, UNITS, "all of them have fired");
 }
 
-fn entry(builder: &mut PublishBuilder) -> Body {
+/// A message of so many events: ids and payloads, side by side.
+fn message() -> Bytes {
+    let mut message = Vec::new();
     for n in 0..BATCH {
-        let mut id = *b"message-00000000";
-        id[8..].copy_from_slice(&n.to_le_bytes());
-        builder.push(NewRecord {
-            message_id: &id,
-            meta: b"",
-            payload: &PAYLOAD,
+        message.extend_from_slice(b"message-");
+        message.extend_from_slice(&n.to_le_bytes());
+        message.extend_from_slice(&PAYLOAD);
+    }
+    Bytes::from(message)
+}
+
+fn entry(builder: &mut PublishBuilder, message: &Bytes) -> Body {
+    for n in 0..BATCH as u32 {
+        let start = n * (16 + PAYLOAD.len() as u32);
+        let record = NewRecord {
+            message_id: Span { start, len: 16 },
+            meta: Span::default(),
+            payload: Span { start: start + 16, len: PAYLOAD.len() as u32 },
             topic: TopicNo(0),
             schedule_ts: START.wall_ms(),
-            checksum: n as u32,
+            checksum: n,
             allow_duplicate: false,
-        });
+        };
+        builder.push(message, record);
     }
     builder.finish()
 }
 
 fn entry_encode() {
-    let mut builder = PublishBuilder::new();
-    black_box(entry(&mut builder));
+    let (mut builder, message) = (PublishBuilder::new(), message());
+    black_box(entry(&mut builder, &message));
     counted(&mut || {
         for _ in 0..UNITS / BATCH {
-            black_box(entry(&mut builder));
+            black_box(entry(&mut builder, &message));
         }
     });
 }
 
 fn entry_verify() {
-    let bytes = Bytes::copy_from_slice(entry(&mut PublishBuilder::new()).bytes());
+    let body = entry(&mut PublishBuilder::new(), &message());
+    let bytes = Bytes::copy_from_slice(body.bytes());
     counted(&mut || {
         for _ in 0..UNITS / BATCH {
             assert!(black_box(Body::verify(bytes.clone())).is_ok(), "our own entry");

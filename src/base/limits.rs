@@ -136,6 +136,9 @@ pub const GROUP_UNSETTLED: usize = 200_000;
 pub const OPEN_ENTRY_EVENTS: usize = 65_536;
 /// Bytes taken into open entries before publishes of the partition are refused.
 pub const OPEN_ENTRY_BYTES: usize = 48 * MIB;
+/// Bytes of messages kept for the events that an open entry has of them, which may be few; beyond
+/// that these are copied. One message is always kept.
+pub const OPEN_ENTRY_MESSAGES: usize = 8 * MIB;
 /// Body of one entry, bytes: the largest message, its structs and its table fit.
 pub const ENTRY_BODY_BYTES: usize = MESSAGE_BYTES + BATCH_EVENTS * 64 + 64 * KIB;
 /// Settings of topics gathered for one entry, bytes, names not counted.

@@ -115,6 +115,8 @@ pub struct Proposals {
     pub next_offset: Offset,
     /// Publishes gathered for the next entry.
     pub publishes: Option<OpenPublishes>,
+    /// The builder of the entry before: its memory is used again.
+    pub builder: PublishBuilder,
     /// Settlements gathered for the next entry.
     pub settles: SettleBuilder,
     /// Who waits for them.
@@ -154,6 +156,7 @@ impl Proposals {
         Self {
             next_offset,
             publishes: None,
+            builder: PublishBuilder::new(),
             settles: SettleBuilder::new(),
             verdicts: Vec::new(),
             settled_by: Index(0),

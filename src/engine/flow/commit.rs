@@ -89,6 +89,7 @@ impl Partition {
             }
             let min_due = open.min_schedule_ts.max(open.append_ts);
             let body = open.builder.finish();
+            self.proposals.builder = open.builder;
             let end = open.base_offset.plus(u64::from(body.records()));
             let index = self.propose(EntryKind::Normal, open.base_offset, open.append_ts, body);
             self.proposals.entry_proposed(ProposedEntry {

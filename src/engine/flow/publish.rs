@@ -15,7 +15,7 @@ use crate::base::ids::{Caller, Offset, PartitionId, ShardId, TopicNo};
 use crate::base::{limits, route};
 use crate::engine::dedup::{Findings, IdHash, Original};
 use crate::engine::front::{Front, Open};
-use crate::engine::log::{NewRecord, PublishBuilder};
+use crate::engine::log::NewRecord;
 use crate::engine::log_clock::LogClock;
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::Partition;
@@ -309,16 +309,16 @@ impl Partition {
         let offset = self.proposals.next_offset;
         let open = open_publishes(&mut self.proposals, &mut self.clock, step);
         open.min_schedule_ts = open.min_schedule_ts.min(schedule_ts);
-        let payload = span.payload.of(message);
-        open.builder.push(NewRecord {
-            message_id: id_of(slice, span),
-            meta: span.meta.of(message),
-            payload,
+        let record = NewRecord {
+            message_id: span.message_id,
+            meta: span.meta,
+            payload: span.payload,
             topic,
             schedule_ts,
-            checksum: crc32fast::hash(payload),
+            checksum: crc32fast::hash(span.payload.of(message)),
             allow_duplicate: slice.allow_duplicate,
-        });
+        };
+        open.builder.push(&slice.bytes, record);
         open.hashes.push(hash);
         self.proposals.next_offset = offset.plus(1);
         // The first mapping stays: an allowed duplicate never becomes the original of another.
@@ -376,7 +376,7 @@ fn open_publishes<'a>(
 ) -> &'a mut OpenPublishes {
     let base_offset = proposals.next_offset;
     proposals.publishes.get_or_insert_with(|| OpenPublishes {
-        builder: PublishBuilder::new(),
+        builder: std::mem::take(&mut proposals.builder),
         append_ts: clock.stamp(step.now),
         base_offset,
         min_schedule_ts: u64::MAX,

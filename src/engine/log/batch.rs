@@ -1,34 +1,39 @@
 //! Publish bodies: a vector of fixed structs, one per event, and one of bytes.
 //!
-//! The way of a published event into the log: [`PublishBuilder::push`] copies its bytes behind
-//! those of the events before it, [`PublishBuilder::finish`] makes the table. No allocation per
-//! event; the builder's own vectors are kept from entry to entry.
+//! The way of a published event into the log: [`PublishBuilder::push`] notes where its bytes lie in
+//! the message that brought them, [`PublishBuilder::finish`] copies them into the body, once. No
+//! allocation per event.
+//!
+//! Must hold: no more than `OPEN_ENTRY_MESSAGES` bytes of messages, or one message, are kept alive
+//! for an entry that gathers, however little of them goes into it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flatbuffers::FlatBufferBuilder;
 
 use super::body::{self, Body, BodyError};
 use super::entry::EntryHeader;
 use super::generated::record as fb;
+use super::publish_table;
 use crate::base::api::{Span, StoredEvent};
 use crate::base::ids::{PartitionId, TopicNo};
-use crate::base::limits::{ENTRY_BODY_BYTES, ENTRY_TARGET_BYTES};
+use crate::base::limits::{ENTRY_BODY_BYTES, OPEN_ENTRY_MESSAGES};
 
 const EVENT_BYTES: usize = size_of::<fb::Event>();
 const TOPIC_BYTES: usize = size_of::<fb::Topic>();
 const ALLOW_DUPLICATE: u8 = 1;
+/// For so many events a builder that is empty keeps its memory.
+const KEPT_EVENTS: usize = 1_024;
 
-/// An event on its way into a body.
+/// An event on its way into a body: spans into the message that brought it.
 #[derive(Clone, Copy, Debug)]
-pub struct NewRecord<'a> {
+pub struct NewRecord {
     /// At most `MESSAGE_ID_BYTES`.
-    pub message_id: &'a [u8],
+    pub message_id: Span,
     /// At most `META_BYTES`.
-    pub meta: &'a [u8],
+    pub meta: Span,
     /// At most `PAYLOAD_BYTES`.
-    pub payload: &'a [u8],
+    pub payload: Span,
     /// Its topic, defined in this entry or before.
     pub topic: TopicNo,
     /// Unix ms.
@@ -63,8 +68,26 @@ pub struct Record {
 pub struct PublishBuilder {
     events: Vec<fb::Event>,
     topics: Vec<fb::Topic>,
-    blobs: Vec<u8>,
+    /// What the blobs will be, in order.
+    pieces: Vec<Piece>,
+    /// Length of all pieces.
+    blob_bytes: usize,
+    messages: Vec<Bytes>,
+    /// Bytes of all messages.
+    message_bytes: usize,
+    /// Names, and what was copied out of messages that had to go.
+    own: Vec<u8>,
 }
+
+/// Bytes that lie in one of the messages, or in the builder's own memory.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Which message; `OWN`: the builder.
+    source: u32,
+    span: Span,
+}
+
+const OWN: u32 = u32::MAX;
 
 impl PublishBuilder {
     /// An empty one; allocates with the first event.
@@ -73,31 +96,40 @@ impl PublishBuilder {
         Self::default()
     }
 
-    /// Adds an event behind the others.
+    /// Adds an event that `message` has brought behind the others. The message is kept alive until
+    /// the body is made.
     ///
     /// # Panics
     /// If a length is over its limit; `wire` has checked them.
-    pub fn push(&mut self, record: NewRecord<'_>) {
-        let start = u32::try_from(self.blobs.len()).expect("a body is below 4 GiB");
-        self.blobs.extend_from_slice(record.message_id);
-        self.blobs.extend_from_slice(record.meta);
-        self.blobs.extend_from_slice(record.payload);
+    pub fn push(&mut self, message: &Bytes, record: NewRecord) {
+        let source = self.source(message);
+        let start = u32::try_from(self.blob_bytes).expect("a body is below 4 GiB");
+        for span in [record.message_id, record.meta, record.payload] {
+            if !span.is_empty() {
+                self.pieces.push(Piece { source, span });
+                self.blob_bytes += span.len as usize;
+            }
+        }
         self.events.push(fb::Event::new(
             record.schedule_ts,
             start,
-            u32::try_from(record.payload.len()).expect("PAYLOAD_BYTES fits"),
+            record.payload.len,
             record.topic.0,
             record.checksum,
-            u16::try_from(record.meta.len()).expect("META_BYTES fits"),
-            u8::try_from(record.message_id.len()).expect("MESSAGE_ID_BYTES fits"),
+            u16::try_from(record.meta.len).expect("META_BYTES fits"),
+            u8::try_from(record.message_id.len).expect("MESSAGE_ID_BYTES fits"),
             if record.allow_duplicate { ALLOW_DUPLICATE } else { 0 },
         ));
     }
 
     /// Gives a topic its number, from this entry on.
     pub fn define_topic(&mut self, topic: TopicNo, name: &str) {
-        let start = body::push_text(&mut self.blobs, name);
-        self.topics.push(fb::Topic::new(topic.0, start, name.len() as u32));
+        let start = u32::try_from(self.blob_bytes).expect("a body is below 4 GiB");
+        let own = body::push_text(&mut self.own, name);
+        let span = Span { start: own, len: name.len() as u32 };
+        self.pieces.push(Piece { source: OWN, span });
+        self.blob_bytes += name.len();
+        self.topics.push(fb::Topic::new(topic.0, start, span.len));
     }
 
     /// Events so far.
@@ -116,7 +148,7 @@ impl PublishBuilder {
     #[must_use]
     pub fn body_bytes(&self) -> usize {
         let rows = self.events.len() * EVENT_BYTES + self.topics.len() * TOPIC_BYTES;
-        rows + self.blobs.len() + body::TABLE_BYTES
+        rows + self.blob_bytes + body::TABLE_BYTES
     }
 
     /// The body; the builder is empty again.
@@ -126,25 +158,65 @@ impl PublishBuilder {
     pub fn finish(&mut self) -> Body {
         assert!(!self.events.is_empty(), "an entry of no events is never proposed");
         assert!(self.body_bytes() <= ENTRY_BODY_BYTES, "the proposer keeps the limit");
-        let mut builder = FlatBufferBuilder::with_capacity(self.body_bytes());
-        let args = fb::PublishArgs {
-            blobs: Some(body::byte_vector(&mut builder, &self.blobs)),
-            topics: (!self.topics.is_empty()).then(|| builder.create_vector(&self.topics)),
-            events: Some(builder.create_vector(&self.events)),
-        };
-        let table = fb::Publish::create(&mut builder, &args);
-        let body = body::seal(builder, fb::Content::Publish, table.as_union_value());
+        let Self { events, topics, blob_bytes, .. } = &*self;
+        let mut bytes = Vec::new();
+        let put_blobs = |out: &mut Vec<u8>| self.put_blobs(out);
+        publish_table::write(&mut bytes, events, topics, *blob_bytes, put_blobs);
+        let body = Body::verify(Bytes::from(bytes)).expect("what is written here verifies");
         assert_eq!(body.records() as usize, self.events.len(), "no event is lost on the way");
         self.clear();
         body
     }
 
+    /// The number of a message; nearly always that of the event before.
+    fn source(&mut self, message: &Bytes) -> u32 {
+        let same = |last: &Bytes| last.as_ptr() == message.as_ptr() && last.len() == message.len();
+        if !self.messages.last().is_some_and(same) {
+            if self.message_bytes + message.len() > OPEN_ENTRY_MESSAGES {
+                self.let_go();
+            }
+            self.message_bytes += message.len();
+            self.messages.push(message.clone());
+        }
+        self.messages.len() as u32 - 1
+    }
+
+    /// Copies what is wanted of the messages, and lets go of them.
+    fn let_go(&mut self) {
+        let mut own = Vec::with_capacity(self.blob_bytes);
+        self.put_blobs(&mut own);
+        let span = Span { start: 0, len: own.len() as u32 };
+        self.pieces.clear();
+        self.pieces.push(Piece { source: OWN, span });
+        self.own = own;
+        self.messages.clear();
+        self.message_bytes = 0;
+    }
+
+    fn put_blobs(&self, out: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            let source = match piece.source {
+                OWN => &self.own[..],
+                message => &self.messages[message as usize][..],
+            };
+            out.extend_from_slice(piece.span.of(source));
+        }
+    }
+
     /// Empties it. What one huge batch has grown is given back.
     fn clear(&mut self) {
-        self.events.clear();
-        self.topics.clear();
-        self.blobs.clear();
-        self.blobs.shrink_to(2 * ENTRY_TARGET_BYTES);
+        let Self { events, topics, pieces, messages, own, .. } = self;
+        events.clear();
+        topics.clear();
+        pieces.clear();
+        messages.clear();
+        own.clear();
+        events.shrink_to(KEPT_EVENTS);
+        topics.shrink_to(KEPT_EVENTS);
+        pieces.shrink_to(3 * KEPT_EVENTS);
+        messages.shrink_to(KEPT_EVENTS);
+        own.shrink_to(KEPT_EVENTS);
+        (self.blob_bytes, self.message_bytes) = (0, 0);
     }
 }
 
@@ -266,5 +338,58 @@ impl<'a> PublishView<'a> {
             term: header.term,
             checksum: record.checksum,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The events have a byte of a message each.
+    fn push(builder: &mut PublishBuilder, message: &Bytes, start: u32) {
+        let record = NewRecord {
+            message_id: Span::default(),
+            meta: Span::default(),
+            payload: Span { start, len: 1 },
+            topic: TopicNo(0),
+            schedule_ts: 1,
+            checksum: 0,
+            allow_duplicate: false,
+        };
+        builder.push(message, record);
+    }
+
+    fn message(len: usize, byte: u8) -> Bytes {
+        Bytes::from(vec![byte; len])
+    }
+
+    #[test]
+    fn messages_are_kept_alive_up_to_their_limit() {
+        let mut builder = PublishBuilder::new();
+        let (first, second, third) =
+            (message(OPEN_ENTRY_MESSAGES - 2, 1), message(2, 2), message(1, 3));
+        push(&mut builder, &first, 0);
+        push(&mut builder, &first, 7);
+        push(&mut builder, &second, 1);
+        assert!(!first.is_unique() && !second.is_unique(), "at the limit");
+        builder.define_topic(TopicNo(0), "orders");
+        push(&mut builder, &third, 0);
+        assert!(first.is_unique() && second.is_unique(), "beyond it they are copied");
+        push(&mut builder, &second, 0);
+        let body = builder.finish();
+        assert!(third.is_unique() && second.is_unique(), "the body has bytes of its own");
+        let view = body.published();
+        let payloads: Vec<u8> = view.records().map(|r| r.payload.of(body.bytes())[0]).collect();
+        assert_eq!(payloads, [1, 1, 2, 3, 2]);
+        assert_eq!(view.topics().collect::<Vec<_>>(), [(TopicNo(0), "orders")]);
+    }
+
+    #[test]
+    fn one_message_is_kept_though_it_be_larger() {
+        let (mut builder, large) = (PublishBuilder::new(), message(OPEN_ENTRY_MESSAGES + 1, 4));
+        push(&mut builder, &large, 0);
+        assert!(!large.is_unique());
+        push(&mut builder, &message(1, 5), 0);
+        assert!(large.is_unique(), "for one");
     }
 }

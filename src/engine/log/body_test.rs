@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::batch::{NewRecord, PublishBuilder, Record};
+use super::super::batch::{PublishBuilder, Record};
+use super::super::model::Loose;
 use super::super::settle::{
     DeadReason, GroupsBuilder, NewGroup, SettleBuilder, SettleKind, Settlement,
 };
@@ -15,7 +16,7 @@ use crate::base::topic_retention::TopicRetention;
 fn publish() -> Body {
     let mut builder = PublishBuilder::new();
     builder.define_topic(TopicNo(4), "orders");
-    builder.push(NewRecord {
+    Loose {
         message_id: b"id-1",
         meta: b"\x2a\x00",
         payload: b"first",
@@ -23,8 +24,9 @@ fn publish() -> Body {
         schedule_ts: 1_000,
         checksum: crc32fast::hash(b"first"),
         allow_duplicate: false,
-    });
-    builder.push(NewRecord {
+    }
+    .push_to(&mut builder);
+    Loose {
         message_id: b"id-2",
         meta: b"",
         payload: b"second payload",
@@ -32,7 +34,8 @@ fn publish() -> Body {
         schedule_ts: u64::MAX,
         checksum: crc32fast::hash(b"second payload"),
         allow_duplicate: true,
-    });
+    }
+    .push_to(&mut builder);
     assert_eq!(builder.len(), 2);
     let body = builder.finish();
     assert!(builder.is_empty(), "the builder starts anew");
@@ -346,11 +349,11 @@ proptest! {
     ), 1..40)) {
         let mut builder = PublishBuilder::new();
         for (id, meta, payload, (topic, schedule_ts, checksum, allow_duplicate)) in &events {
-            builder.push(NewRecord {
+            Loose {
                 message_id: id, meta, payload, topic: TopicNo(*topic),
                 schedule_ts: *schedule_ts, checksum: *checksum,
                 allow_duplicate: *allow_duplicate,
-            });
+            }.push_to(&mut builder);
         }
         let bound = builder.body_bytes();
         let body = builder.finish();

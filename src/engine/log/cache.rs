@@ -160,14 +160,15 @@ impl RecordCache {
 mod tests {
     use super::*;
     use crate::base::ids::{Index, Term, TopicNo};
-    use crate::engine::log::batch::{NewRecord, PublishBuilder};
+    use crate::engine::log::batch::PublishBuilder;
     use crate::engine::log::entry::EntryKind;
+    use crate::engine::log::model::Loose;
 
     /// The `i`-th entry of a log whose entries all have two records of 1000 bytes.
     fn entry(i: u64) -> (EntryHeader, Body) {
         let mut builder = PublishBuilder::new();
         for _ in 0..2 {
-            builder.push(NewRecord {
+            Loose {
                 message_id: b"id",
                 meta: b"",
                 payload: &[7; 1_000],
@@ -175,7 +176,8 @@ mod tests {
                 schedule_ts: i,
                 checksum: 0,
                 allow_duplicate: false,
-            });
+            }
+            .push_to(&mut builder);
         }
         let header = EntryHeader {
             kind: EntryKind::Normal,

@@ -10,10 +10,10 @@
 
 use bytes::Bytes;
 
-use super::batch::{NewRecord, PublishBuilder};
+use super::batch::PublishBuilder;
 use super::body::{Body, Content};
 use super::entry::{EntryHeader, EntryKind};
-use super::model::{Disk, IDS, filled};
+use super::model::{Disk, IDS, Loose, filled};
 use super::scan::{Known, Scanned};
 use super::segment::Place;
 use super::settle::{DeadReason, GroupsBuilder, NewGroup, SettleBuilder, SettleKind, Settlement};
@@ -30,9 +30,9 @@ const APPEND_TS: u64 = 1_767_225_600_000;
 fn bodies() -> Vec<(Term, Body)> {
     let head = StateHead { dedup_ttl_ms: 604_800_000, ..StateHead::default() };
     let state = StateBuilder::new(head).finish().remove(0);
-    let later = NewRecord { topic: TopicNo(0), ..record(b"late-1", &[7; 5_000]) };
+    let later = Loose { topic: TopicNo(0), ..record(b"late-1", &[7; 5_000]) };
     let mut large = PublishBuilder::new();
-    large.push(later);
+    later.push_to(&mut large);
     vec![
         (Term(1), state),
         (Term(1), Body::no_op()),
@@ -44,8 +44,8 @@ fn bodies() -> Vec<(Term, Body)> {
     ]
 }
 
-fn record<'a>(message_id: &'a [u8], payload: &'a [u8]) -> NewRecord<'a> {
-    NewRecord {
+fn record<'a>(message_id: &'a [u8], payload: &'a [u8]) -> Loose<'a> {
+    Loose {
         message_id,
         meta: b"\x2a\x06\x0a\x01k\x12\x01v",
         payload,
@@ -60,9 +60,11 @@ fn publish() -> Body {
     let mut builder = PublishBuilder::new();
     builder.define_topic(TopicNo(0), "orders");
     builder.define_topic(TopicNo(1), "mail");
-    builder.push(record(b"order-1", b"first"));
-    builder.push(NewRecord { topic: TopicNo(1), meta: b"", ..record(b"mail-1", b"second") });
-    builder.push(NewRecord { allow_duplicate: true, ..record(b"order-1", b"third") });
+    record(b"order-1", b"first").push_to(&mut builder);
+    let mail = Loose { topic: TopicNo(1), meta: b"", ..record(b"mail-1", b"second") };
+    mail.push_to(&mut builder);
+    let again = Loose { allow_duplicate: true, ..record(b"order-1", b"third") };
+    again.push_to(&mut builder);
     builder.finish()
 }
 

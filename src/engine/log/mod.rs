@@ -26,6 +26,7 @@ pub mod envelope;
 mod fill;
 mod hunt;
 pub mod index;
+mod publish_table;
 pub mod reader;
 pub mod salvage;
 pub mod scan;

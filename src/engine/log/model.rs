@@ -14,6 +14,7 @@ use super::salvage::{Salvage, Salvaged};
 use super::scan::{Known, ReadRequest, Scan, ScanOutcome, Scanned};
 use super::segment::{Place, SegmentFile};
 use super::tail::{Planned, Tail};
+use crate::base::api::Span;
 use crate::base::ids::{Index, Offset, PartitionId, Term, TopicNo};
 use crate::base::limits::FILL_STEP_MAX;
 
@@ -21,6 +22,34 @@ pub(crate) const IDS: Ids = Ids { cluster: 0xc1u64 << 32 | 0x5eed, partition: Pa
 
 /// The disk has room.
 pub(crate) const AHEAD: Ahead = Ahead::UpTo(FILL_STEP_MAX);
+
+/// An event with bytes of its own, as no message brings them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loose<'a> {
+    pub(crate) message_id: &'a [u8],
+    pub(crate) meta: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    pub(crate) topic: TopicNo,
+    pub(crate) schedule_ts: u64,
+    pub(crate) checksum: u32,
+    pub(crate) allow_duplicate: bool,
+}
+
+impl Loose<'_> {
+    /// Adds it in a message of its own.
+    pub(crate) fn push_to(self, builder: &mut PublishBuilder) {
+        let Self { topic, schedule_ts, checksum, allow_duplicate, .. } = self;
+        let mut message = Vec::new();
+        let [message_id, meta, payload] = [self.message_id, self.meta, self.payload].map(|part| {
+            let start = message.len() as u32;
+            message.extend_from_slice(part);
+            Span { start, len: part.len() as u32 }
+        });
+        let record =
+            NewRecord { message_id, meta, payload, topic, schedule_ts, checksum, allow_duplicate };
+        builder.push(&Bytes::from(message), record);
+    }
+}
 
 /// Makes the entries of a log, one behind the other.
 #[derive(Clone, Debug)]
@@ -56,15 +85,17 @@ impl Maker {
 fn record(index: Index, bytes: usize) -> Body {
     let payload: Vec<u8> = (0..bytes).map(|i| (i as u64 * 7 + index.0) as u8 | 0x80).collect();
     let mut builder = PublishBuilder::new();
-    builder.push(NewRecord {
-        message_id: format!("id-{index}").as_bytes(),
+    let message_id = format!("id-{index}");
+    let event = Loose {
+        message_id: message_id.as_bytes(),
         meta: b"",
         payload: &payload,
         topic: TopicNo(0),
         schedule_ts: 5_000,
         checksum: crc32fast::hash(&payload),
         allow_duplicate: false,
-    });
+    };
+    event.push_to(&mut builder);
     builder.finish()
 }
 
