@@ -3,7 +3,6 @@
 //!
 //! Must hold: an event counts as done once its ack is confirmed.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +36,7 @@ pub struct Group {
 #[derive(Debug, Default)]
 struct Seen {
     /// A bit for each offset, by partition.
-    offsets: HashMap<u16, Vec<u64>>,
+    offsets: Vec<Vec<u64>>,
     /// Events received, each once.
     events: u64,
 }
@@ -45,7 +44,7 @@ struct Seen {
 impl Seen {
     /// Adds an event; false if it has come before.
     fn add(&mut self, partition: u16, offset: u64) -> bool {
-        let words = self.offsets.entry(partition).or_default();
+        let words = of(&mut self.offsets, partition);
         let (word, bit) = ((offset / 64) as usize, 1 << (offset % 64));
         if words.len() <= word {
             words.resize((word + 1).next_power_of_two(), 0);
@@ -55,6 +54,15 @@ impl Seen {
         self.events += u64::from(is_new);
         is_new
     }
+}
+
+/// What is kept for a partition.
+fn of<T: Default>(partitions: &mut Vec<T>, partition: u16) -> &mut T {
+    let number = usize::from(partition);
+    if partitions.len() <= number {
+        partitions.resize_with(number + 1, T::default);
+    }
+    &mut partitions[number]
 }
 
 impl Group {
@@ -118,7 +126,7 @@ impl Group {
         acks: mpsc::Sender<Acks>,
         open: oneshot::Sender<()>,
     ) {
-        let (mut last, mut open) = (HashMap::new(), Some(open));
+        let (mut last, mut open) = (Vec::new(), Some(open));
         let take = |frame: &Frame, batch: &mut AckBatch| {
             if frame.kind == FrameKind::Subscribed {
                 // Nobody waits any more if the run is over.
@@ -134,7 +142,7 @@ impl Group {
     fn take(
         &self,
         body: &[u8],
-        last: &mut HashMap<u16, Place>,
+        last: &mut Vec<Option<Place>>,
         batch: &mut AckBatch,
     ) -> Result<Vec<AckBatch>, String> {
         let now_us = Now::read().wall_us;
@@ -149,7 +157,7 @@ impl Group {
                 Ok(place) => {
                     let is_new = seen.add(place.partition, place.offset);
                     again += u64::from(delivery.attempt > 1 || !is_new);
-                    let before = last.insert(place.partition, place);
+                    let before = of(last, place.partition).replace(place);
                     // What comes again comes behind what it once came before.
                     let is_first = delivery.attempt == 1;
                     disorder += u64::from(is_first && before.is_some_and(|before| before >= place));

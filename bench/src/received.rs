@@ -26,16 +26,16 @@ enum Value<'a> {
 }
 
 /// The next field and its number; `None` at the end.
+#[inline]
 fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Value<'a>)>, String> {
     if rest.is_empty() {
         return Ok(None);
     }
-    let bad = |error: prost::DecodeError| error.to_string();
-    let key = decode_varint(rest).map_err(bad)?;
+    let key = number(rest)?;
     let value = match key & 7 {
-        0 => Value::Number(decode_varint(rest).map_err(bad)?),
+        0 => Value::Number(number(rest)?),
         2 => {
-            let len = usize::try_from(decode_varint(rest).map_err(bad)?).unwrap_or(usize::MAX);
+            let len = usize::try_from(number(rest)?).unwrap_or(usize::MAX);
             let (bytes, behind) = rest.split_at_checked(len).ok_or("a field is cut off")?;
             *rest = behind;
             Value::Bytes(bytes)
@@ -48,6 +48,18 @@ fn field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Value<'a>)>, String> {
         other => return Err(format!("wire type {other} is not known")),
     };
     Ok(Some(((key >> 3) as u32, value)))
+}
+
+/// A number; nearly all have one byte.
+#[inline]
+fn number(rest: &mut &[u8]) -> Result<u64, String> {
+    match *rest {
+        [byte @ 0..0x80, behind @ ..] => {
+            *rest = behind;
+            Ok(u64::from(*byte))
+        }
+        _ => decode_varint(rest).map_err(|error| error.to_string()),
+    }
 }
 
 /// The counts of a `PublishBatchResponse`; its results (field 100) are not looked at.
@@ -106,13 +118,33 @@ impl Received<'_> {
     /// Its place, which its id tells (`group:partition:term-due-offset-...`).
     pub fn place(&self) -> Result<Place, String> {
         let bad = || format!("{:?} is no delivery id", String::from_utf8_lossy(self.delivery_id));
-        let text = std::str::from_utf8(self.delivery_id).map_err(|_| bad())?;
-        let mut parts = text.splitn(3, ':').skip(1);
-        let partition = parts.next().and_then(|part| part.parse().ok()).ok_or_else(bad)?;
-        let mut numbers = parts.next().unwrap_or_default().split('-').skip(1);
-        let mut number = || numbers.next().and_then(|part| part.parse().ok()).ok_or_else(bad);
-        Ok(Place { partition, due: number()?, offset: number()? })
+        self.parse_place().ok_or_else(bad)
     }
+
+    fn parse_place(&self) -> Option<Place> {
+        let group = self.delivery_id.iter().position(|byte| *byte == b':')?;
+        let mut rest = &self.delivery_id[group + 1..];
+        let partition = u16::try_from(digits(&mut rest, b':')?).ok()?;
+        let _term = digits(&mut rest, b'-')?;
+        Some(Place { partition, due: digits(&mut rest, b'-')?, offset: digits(&mut rest, b'-')? })
+    }
+}
+
+/// The number up to `end`, which is taken, too.
+fn digits(text: &mut &[u8], end: u8) -> Option<u64> {
+    let (mut value, mut at) = (0_u64, 0);
+    loop {
+        match *text.get(at)? {
+            digit @ b'0'..=b'9' => {
+                value = value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+            }
+            byte if byte == end && at > 0 => break,
+            _ => return None,
+        }
+        at += 1;
+    }
+    *text = &text[at + 1..];
+    Some(value)
 }
 
 /// Walks the deliveries of a `Deliveries` frame.
@@ -254,6 +286,12 @@ mod tests {
             seen += 1;
         });
         assert_eq!((walked, seen), (Ok(()), 5));
+        for id in
+            ["g", "g:3", "g:3:1-2", "g:3:1-2-", "g:3:-2-3-4", "g:x:1-2-3-4", "g:99999:1-2-3-4"]
+        {
+            let received = Received { delivery_id: id.as_bytes(), schedule_ts: 0, attempt: 1 };
+            assert!(received.place().is_err(), "{id}");
+        }
         let batch = AckBatch::decode(acks.freeze()).expect("a batch");
         for (n, ack) in batch.acks.iter().enumerate() {
             assert_eq!(
