@@ -10,13 +10,14 @@
 //! may go is known here, without a look at the due axis ([`Dispatch::next_frontier`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use ahash::RandomState;
 
 use super::cursor::Cursor;
 use super::lease::{Lease, Member, MemberKey};
 use crate::base::ids::Position;
+use crate::base::position_map::PositionMap;
 
 /// Beyond this many settled events ahead of the frontier, it is worth passing a straggler.
 const SETTLED_SOFT: usize = 256;
@@ -77,7 +78,7 @@ pub struct Dispatch<H> {
     /// Beyond `next_read`, and put into `ready` before the reading came by.
     pub ahead: BTreeSet<Position>,
     /// Read, or made ready, and not about to be settled.
-    open: BTreeSet<Position>,
+    open: PositionMap<()>,
     /// The frontier that is proposed and not applied; `START` if there is none.
     proposed_frontier: Position,
     /// How often an event was given back by a disconnect.
@@ -112,7 +113,7 @@ impl<H> Default for Dispatch<H> {
             held: BTreeSet::new(),
             settling: HashMap::with_hasher(state()),
             ahead: BTreeSet::new(),
-            open: BTreeSet::new(),
+            open: PositionMap::default(),
             proposed_frontier: Position::START,
             releases: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -131,25 +132,25 @@ impl<H: Copy> Dispatch<H> {
 
     /// The event is still to be settled: no frontier passes it unnoticed.
     pub fn opened(&mut self, position: Position) {
-        self.open.insert(position);
+        self.open.insert(position, ());
     }
 
     /// Whether it has been read, or handed out before the reading came by.
     pub fn knows(&self, position: Position) -> bool {
-        position <= self.next_read || self.open.contains(&position) || self.is_busy(position)
+        position <= self.next_read || self.open.get(position).is_some() || self.is_busy(position)
     }
 
     /// An applied event that waits for its time: the reading may have passed its place already.
     pub fn arrived(&mut self, position: Position) {
         if position <= self.next_read {
-            self.open.insert(position);
+            self.open.insert(position, ());
         }
     }
 
     /// It is proposed that the event be settled.
     pub fn settling(&mut self, position: Position) {
         self.settling.insert(position, Settling::Done);
-        self.open.remove(&position);
+        self.open.remove(position);
     }
 
     /// How far the frontier may go once all that is proposed is applied, `limit` at most: to the
@@ -163,7 +164,8 @@ impl<H: Copy> Dispatch<H> {
         if limit <= base {
             return None;
         }
-        let mut open = self.open.range((Excluded(base), Included(limit))).copied().peekable();
+        let open = self.open.after(base).map(|(position, ())| position);
+        let mut open = open.take_while(|position| *position <= limit).peekable();
         let mut to = open.peek().map_or(limit, |first| first.before());
         let mut passed = Vec::new();
         while cursor.settled().len() > SETTLED_SOFT && open.peek().is_some() {
@@ -200,7 +202,7 @@ impl<H: Copy> Dispatch<H> {
         assert!(!self.leased.contains_key(&position), "a leased event is not ready");
         if position <= self.next_read || self.ahead.contains(&position) {
             self.ready.insert(position);
-            self.open.insert(position);
+            self.open.insert(position, ());
         }
     }
 
@@ -224,7 +226,7 @@ impl<H: Copy> Dispatch<H> {
         }
         if !self.is_busy(position) {
             self.ready.insert(position);
-            self.open.insert(position);
+            self.open.insert(position, ());
         }
     }
 
@@ -257,7 +259,7 @@ impl<H: Copy> Dispatch<H> {
             }
             Candidate::Read(position) => {
                 self.read_up_to(position);
-                self.open.insert(position);
+                self.open.insert(position, ());
                 self.counted = self.counted.saturating_sub(1);
             }
         }
@@ -278,7 +280,7 @@ impl<H: Copy> Dispatch<H> {
         self.held.remove(&position);
         self.settling.remove(&position);
         self.releases.remove(&position);
-        self.open.remove(&position);
+        self.open.remove(position);
     }
 }
 

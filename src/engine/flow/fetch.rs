@@ -23,13 +23,19 @@ use crate::engine::runs::RunKey;
 use crate::engine::step::Step;
 
 impl Partition {
-    /// The event, if it is in memory.
+    /// The event, if it is in memory. `near`: the entry of the event that the same walk has taken
+    /// before it, which often holds the next one, too.
     pub(in crate::engine) fn fetch(
         &self,
         topic: TopicNo,
         position: Position,
+        near: &mut Option<Cached>,
     ) -> Option<StoredEvent> {
-        self.fetch_logged(topic, position.offset).or_else(|| self.fetch_carried(topic, position))
+        if !near.as_ref().is_some_and(|near| near.holds(position.offset)) {
+            *near = self.cache.get(position.offset).cloned();
+        }
+        let logged = near.as_ref().map(|near| self.stored(near, topic, position.offset));
+        logged.or_else(|| self.fetch_carried(topic, position))
     }
 
     fn fetch_carried(&self, topic: TopicNo, position: Position) -> Option<StoredEvent> {
@@ -52,12 +58,12 @@ impl Partition {
         })
     }
 
-    pub(super) fn fetch_logged(&self, topic: TopicNo, offset: Offset) -> Option<StoredEvent> {
-        let Cached { header, body } = self.cache.get(offset)?;
+    fn stored(&self, cached: &Cached, topic: TopicNo, offset: Offset) -> StoredEvent {
+        let Cached { header, body } = cached;
         let view = body.published();
         let slot = (offset.0 - header.base_offset.0) as u32;
         assert_eq!(view.record(slot).topic, topic, "the axis of a topic holds its own events");
-        Some(view.stored_event(slot, header, self.id, Arc::clone(&self.topics.get(topic).name)))
+        view.stored_event(slot, header, self.id, Arc::clone(&self.topics.get(topic).name))
     }
 
     /// A group's next event is on disk only: its grants wait for the read.

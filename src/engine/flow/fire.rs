@@ -350,7 +350,7 @@ impl Partition {
     ) -> Vec<Delivery> {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let mut bytes_left = bytes;
-        let mut found = VecDeque::new();
+        let (mut found, mut near) = (VecDeque::new(), None);
         while (deliveries.len() as u32) < events {
             let group = &self.groups[no.0 as usize];
             if group.dispatch.in_flight() >= limits::GROUP_UNSETTLED {
@@ -360,7 +360,7 @@ impl Partition {
             let Some(candidate) = self.candidate(step, no, &mut found, left) else { break };
             let position = candidate.position();
             let group = &self.groups[no.0 as usize];
-            let Some(event) = self.fetch(group.topic, position) else {
+            let Some(event) = self.fetch(group.topic, position, &mut near) else {
                 self.read_for_group(step, no, position);
                 break;
             };

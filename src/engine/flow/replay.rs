@@ -406,7 +406,7 @@ impl Partition {
         };
         // An event published late lies on the axis up to this far behind its schedule_ts.
         let last_due = end.saturating_add(axis.max_passed_ms());
-        let (mut bytes, mut looked) = (0, 0);
+        let (mut bytes, mut looked, mut near) = (0, 0, None);
         for event in past::read(past, axis, behind) {
             if let Some(reach) = reach.filter(|reach| event.position > *reach) {
                 return axis_goes_on(found.events, reach);
@@ -425,7 +425,7 @@ impl Partition {
             if event.schedule_ts < start || late || gone {
                 continue;
             }
-            let Some(stored) = self.fetch(topic, event.position) else {
+            let Some(stored) = self.fetch(topic, event.position, &mut near) else {
                 found.next = Some(ReplayCursor::Due(event.position));
                 found.missing = Some(Missing::Record(topic, event.position));
                 return found;

@@ -57,7 +57,10 @@ impl Partition {
         acks: Vec<(u32, AckSpec)>,
     ) {
         // They are answered together: a waiter for each verdict would cost more than the verdict.
-        let (mut judged, mut waiting) = (Vec::new(), Vec::new());
+        // Looking for all leases first has the memory they lie in fetched side by side: each is
+        // far from the one before, and judging one is too long for the processor to look ahead.
+        let leased = acks.iter().filter(|(_, ack)| self.is_leased(ack)).count();
+        let (mut judged, mut waiting) = (Vec::new(), Vec::with_capacity(leased));
         for (place, ack) in acks {
             let id = ack.id.expect("the front has answered verdicts without an id");
             match self.judge(step, &id, ack.verdict) {
@@ -72,6 +75,12 @@ impl Partition {
             let waiter = Waiter::Ack { shard, request, outcomes: waiting };
             self.proposals.wait_for_settlements(waiter);
         }
+    }
+
+    fn is_leased(&self, ack: &AckSpec) -> bool {
+        let Some(id) = &ack.id else { return false };
+        let group = self.groups.get(id.group_no.0 as usize);
+        group.is_some_and(|group| group.dispatch.leased.contains_key(&id.position))
     }
 
     fn judge(&mut self, step: &mut Step<'_>, id: &DeliveryId, verdict: Verdict) -> Judged {
@@ -146,9 +155,11 @@ impl Partition {
 
     fn propose_done(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        dispatch.ready.remove(&position);
-        dispatch.held.remove(&position);
         let lease = dispatch.leased.remove(&position);
+        if lease.is_none() {
+            dispatch.ready.remove(&position);
+            dispatch.held.remove(&position);
+        }
         dispatch.settling(position);
         let (attempts, kind) = (lease.map_or(0, |l| l.attempt), SettleKind::Acked);
         if let Some(lease) = lease {

@@ -27,7 +27,9 @@ impl Cached {
         self.body.bytes().len() as u64 + ENTRY_COST
     }
 
-    fn holds(&self, offset: Offset) -> bool {
+    /// Whether the record at `offset` is one of its own.
+    #[must_use]
+    pub fn holds(&self, offset: Offset) -> bool {
         self.header.base_offset <= offset && offset < self.header.end_offset()
     }
 }
