@@ -17,8 +17,9 @@ const BATCHES: u64 = 64;
 /// For a batch, whatever it holds: spans, what memory says of its ids, proposal, body of the entry,
 /// answer.
 const PER_BATCH: u64 = 13;
-/// For an event that stays, amortised: blocks of the due index, which hold 32 to 64 events each, and
-/// tables of ids, which grow in small steps so that they are never much larger than what they hold.
+/// For an event that stays, amortised: blocks of the due index, which hold 32 to 64 events each,
+/// and tables of ids, which grow in small steps so that they are never much larger than what they
+/// hold.
 const PER_EVENT: f64 = 0.06;
 
 fn messages(first: u64, batches: u64, events: u64, due: fn(u64) -> u64) -> Vec<Bytes> {

@@ -55,9 +55,7 @@ proptest! {
     #[test]
     fn it_is_an_ordered_map(steps in steps()) {
         let (mut map, mut model) = (PositionMap::default(), BTreeMap::new());
-        let mut value = 0;
-        for step in steps {
-            value += 1;
+        for (value, step) in (1..).zip(steps) {
             let mut insert = |n| {
                 let is_new = !model.contains_key(&at(n));
                 model.entry(at(n)).or_insert(value);

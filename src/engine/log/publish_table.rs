@@ -34,11 +34,15 @@ pub(super) fn write(
     out.reserve_exact(layout.vectors + tables.len());
     out.extend_from_slice(tables.bytes());
     put_length(out, events.len());
-    events.iter().for_each(|event| out.extend_from_slice(&event.0));
+    for event in events {
+        out.extend_from_slice(&event.0);
+    }
     put_zeros(out, layout.events_pad);
     if !topics.is_empty() {
         put_length(out, topics.len());
-        topics.iter().for_each(|topic| out.extend_from_slice(&topic.0));
+        for topic in topics {
+            out.extend_from_slice(&topic.0);
+        }
     }
     put_length(out, blobs);
     let start = out.len();
