@@ -1,5 +1,5 @@
 //! The words everything else is built from: ids, time, limits, error codes, configuration and the
-//! requests and replies of the API in the engine's own terms.
+//! requests and replies of the API in the engine's own terms; and an ordered map of positions.
 //!
 //! Lowest layer: imports nothing of the project. Holds no state and does no I/O, but for the two
 //! functions of [`time`] that read the system's clocks, which only drivers call.

@@ -69,8 +69,8 @@ pub struct PublishBuilder {
     events: Vec<fb::Event>,
     topics: Vec<fb::Topic>,
     /// What the blobs will be, in order.
-    pieces: Vec<Piece>,
-    /// Length of all pieces.
+    fragments: Vec<Fragment>,
+    /// Length of all fragments.
     blob_bytes: usize,
     messages: Vec<Bytes>,
     /// Bytes of all messages.
@@ -81,7 +81,7 @@ pub struct PublishBuilder {
 
 /// Bytes that lie in one of the messages, or in the builder's own memory.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
+struct Fragment {
     /// Which message; `OWN`: the builder.
     source: u32,
     span: Span,
@@ -106,7 +106,7 @@ impl PublishBuilder {
         let start = u32::try_from(self.blob_bytes).expect("a body is below 4 GiB");
         for span in [record.message_id, record.meta, record.payload] {
             if !span.is_empty() {
-                self.pieces.push(Piece { source, span });
+                self.fragments.push(Fragment { source, span });
                 self.blob_bytes += span.len as usize;
             }
         }
@@ -127,7 +127,7 @@ impl PublishBuilder {
         let start = u32::try_from(self.blob_bytes).expect("a body is below 4 GiB");
         let own = body::push_text(&mut self.own, name);
         let span = Span { start: own, len: name.len() as u32 };
-        self.pieces.push(Piece { source: OWN, span });
+        self.fragments.push(Fragment { source: OWN, span });
         self.blob_bytes += name.len();
         self.topics.push(fb::Topic::new(topic.0, start, span.len));
     }
@@ -186,34 +186,34 @@ impl PublishBuilder {
         let mut own = Vec::with_capacity(self.blob_bytes);
         self.put_blobs(&mut own);
         let span = Span { start: 0, len: own.len() as u32 };
-        self.pieces.clear();
-        self.pieces.push(Piece { source: OWN, span });
+        self.fragments.clear();
+        self.fragments.push(Fragment { source: OWN, span });
         self.own = own;
         self.messages.clear();
         self.message_bytes = 0;
     }
 
     fn put_blobs(&self, out: &mut Vec<u8>) {
-        for piece in &self.pieces {
-            let source = match piece.source {
+        for fragment in &self.fragments {
+            let source = match fragment.source {
                 OWN => &self.own[..],
                 message => &self.messages[message as usize][..],
             };
-            out.extend_from_slice(piece.span.of(source));
+            out.extend_from_slice(fragment.span.of(source));
         }
     }
 
     /// Empties it. What one huge batch has grown is given back.
     fn clear(&mut self) {
-        let Self { events, topics, pieces, messages, own, .. } = self;
+        let Self { events, topics, fragments, messages, own, .. } = self;
         events.clear();
         topics.clear();
-        pieces.clear();
+        fragments.clear();
         messages.clear();
         own.clear();
         events.shrink_to(KEPT_EVENTS);
         topics.shrink_to(KEPT_EVENTS);
-        pieces.shrink_to(3 * KEPT_EVENTS);
+        fragments.shrink_to(3 * KEPT_EVENTS);
         messages.shrink_to(KEPT_EVENTS);
         own.shrink_to(KEPT_EVENTS);
         (self.blob_bytes, self.message_bytes) = (0, 0);

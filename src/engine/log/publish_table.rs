@@ -12,8 +12,8 @@
 
 use super::generated::record as fb;
 
-/// Room for what lies before the vectors; 56 bytes are used.
-const TABLES: usize = 64;
+/// Bytes before the vectors, however many there are.
+const TABLES: usize = 52;
 /// What the vectors of structs are aligned to.
 const ALIGN: usize = 8;
 const LENGTH: usize = size_of::<u32>();
@@ -31,8 +31,8 @@ pub(super) fn write(
 ) {
     let layout = Layout::new(events.len(), topics.len(), blobs);
     let tables = layout.tables();
-    out.reserve_exact(layout.vectors + tables.len());
-    out.extend_from_slice(tables.bytes());
+    out.reserve_exact(layout.events + TABLES);
+    out.extend_from_slice(&tables);
     put_length(out, events.len());
     for event in events {
         out.extend_from_slice(&event.0);
@@ -69,8 +69,6 @@ struct Layout {
     events_pad: usize,
     /// Zeros behind the blobs: one that ends them, and those that align them.
     blobs_pad: usize,
-    /// All of them.
-    vectors: usize,
 }
 
 impl Layout {
@@ -82,11 +80,11 @@ impl Layout {
         let rows = events * size_of::<fb::Event>();
         let events_pad = pad(behind + rows, ALIGN);
         let events = behind + events_pad + rows + LENGTH;
-        Self { events, topics, blobs, events_pad, blobs_pad, vectors: events }
+        Self { events, topics, blobs, events_pad, blobs_pad }
     }
 
-    fn tables(&self) -> Tables {
-        let mut tables = Tables { bytes: [0; TABLES], start: TABLES, vectors: self.vectors };
+    fn tables(&self) -> [u8; TABLES] {
+        let mut tables = Tables { bytes: [0; TABLES], start: TABLES, vectors: self.events };
         let tail = tables.used();
         let blobs = tables.reference(self.blobs);
         let topics = self.topics.map(|topics| tables.reference(topics));
@@ -98,7 +96,8 @@ impl Layout {
         let entry = tables.table(tail, [Some(kind), Some(content)]);
         tables.zeros(pad(tables.used() + LENGTH, ALIGN));
         tables.reference(entry);
-        tables
+        assert_eq!(tables.start, 0, "all tables are there");
+        tables.bytes
     }
 }
 
@@ -116,16 +115,8 @@ struct Tables {
 }
 
 impl Tables {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    fn len(&self) -> usize {
-        TABLES - self.start
-    }
-
     fn used(&self) -> usize {
-        self.vectors + self.len()
+        self.vectors + TABLES - self.start
     }
 
     fn zeros(&mut self, count: usize) {
