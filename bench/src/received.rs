@@ -258,6 +258,13 @@ mod tests {
         assert_eq!((walked, seen), (Ok(()), 5));
         let received = Received { delivery_id: b"g:3:1-2", schedule_ts: 0, attempt: 1 };
         assert!(received.place(&mut None).is_err());
+        let batch = AckBatch::decode(acks.freeze()).expect("a batch");
+        for (n, ack) in batch.acks.iter().enumerate() {
+            assert_eq!(
+                (ack.delivery_id.as_str(), ack.success),
+                (&*format!("group:3:1-{n}-7-1-0-9"), true)
+            );
+        }
     }
 
     #[test]
