@@ -2,9 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use chronosdb::client::Event;
 use chronosdb::wire::events::SubscribeRequest;
+use chronosdb::wire::events::event_service_client::EventServiceClient;
 use chronosdb::wire::frame;
 use chronosdb::wire::kind::FrameKind;
 use chronosdb::wire::native;
@@ -38,7 +40,7 @@ async fn a_flood_of_connections_is_refused_at_the_limits() {
     let attack = |server: &Server| {
         for _ in 0..2_000 {
             // Come and gone.
-            drop(TcpStream::connect(server.native));
+            drop(connect_from(LOCAL, server.native));
         }
         let refused = counted(server, "cronos_native_connections_refused_total");
         let come = crowd(1_000, LOCAL, server.native);
@@ -65,9 +67,11 @@ async fn a_flood_of_connections_is_refused_at_the_limits() {
         drop(grpc);
         // Places come back.
         until("a native place", || {
-            let mut stream = TcpStream::connect(server.native).ok()?;
+            let mut stream = connect_from(LOCAL, server.native);
             let (_, error) = push(&mut stream, &hello());
             stream.set_nonblocking(false).expect("settable");
+            // The queue may have lost it, which shows to neither side for a minute.
+            stream.set_read_timeout(Some(Duration::from_secs(2))).expect("settable");
             let mut byte = [0];
             let answered = std::io::Read::read(&mut stream, &mut byte).is_ok_and(|n| n == 1);
             (error.is_none() && answered).then_some(())
@@ -82,7 +86,8 @@ async fn a_flood_of_connections_is_refused_at_the_limits() {
             // The bridge may still count those that have just gone: then it closes this one, too.
             let served = async {
                 loop {
-                    let mut client = server.events().await;
+                    let Ok(channel) = server.hasty_endpoint().connect().await else { continue };
+                    let mut client = EventServiceClient::new(channel);
                     if let Ok(answer) = client.publish(request.clone()).await {
                         return answer.into_inner();
                     }
@@ -158,7 +163,7 @@ async fn the_slow_are_left_behind() {
         }
         until("the server to close all slow connections", || {
             // A byte each in a while: nobody finishes what it has begun. Between two polls.
-            std::thread::sleep(std::time::Duration::from_millis(250));
+            std::thread::sleep(Duration::from_millis(250));
             slow.retain_mut(Dribbler::dribble);
             slow.is_empty().then_some(())
         });

@@ -8,9 +8,13 @@ use chronosdb::wire::frame::{self, Frame, FrameDecoder};
 use chronosdb::wire::kind::FrameKind;
 use chronosdb::wire::native;
 use prost::Message;
+use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketType, sockopt};
 
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until};
+
+/// When one of a crowd that was not let in tries anew, ms.
+const ANEW_MS: u32 = 1_500;
 
 /// One connection.
 pub struct Raw {
@@ -107,12 +111,23 @@ impl Raw {
 
 /// Connected from one of this machine's addresses, with a receive buffer as small as can be: what
 /// is not read backs up at the sender soon.
+///
+/// A listener with its queue full drops who comes, and the kernel tries again after 1, 2, 4, ... 32
+/// s. One of a crowd tries anew at once instead: else its test waits for the unlucky.
 pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-    sockopt::set_socket_recv_buffer_size(&socket, 1).expect("settable");
-    net::bind(&socket, &SocketAddr::from((from, 0))).expect("an own address");
-    net::connect(&socket, &to).expect("it listens");
-    TcpStream::from(socket)
+    until("a connection", || {
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        sockopt::set_socket_recv_buffer_size(&socket, 1).expect("settable");
+        net::bind(&socket, &SocketAddr::from((from, 0))).expect("an own address");
+        sockopt::set_tcp_user_timeout(&socket, ANEW_MS).expect("settable");
+        match net::connect(&socket, &to) {
+            Err(Errno::TIMEDOUT) => return None,
+            result => result.expect("it listens"),
+        }
+        // No limit on what it may owe later.
+        sockopt::set_tcp_user_timeout(&socket, 0).expect("settable");
+        Some(TcpStream::from(socket))
+    })
 }
 
 /// Writes without waiting; what it came to is told, and how much was taken.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chronosdb::client::Client;
 use chronosdb::wire::events::event_service_client::EventServiceClient;
 use rustix::process::{Pid, Signal, kill_process};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::wait::{PATIENCE, until};
 
@@ -270,6 +270,12 @@ impl Server {
     pub async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).expect("a URL");
         endpoint.connect().await.expect("it serves")
+    }
+
+    /// The gRPC port, for those who may be refused: neither connecting nor a call takes long.
+    pub fn hasty_endpoint(&self) -> Endpoint {
+        let endpoint = Channel::from_shared(format!("http://{}", self.grpc)).expect("a URL");
+        endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10))
     }
 
     /// Its process.
