@@ -92,7 +92,8 @@ pub enum MeshMessage {
         /// Which partition.
         partition: PartitionId,
     },
-    /// There is something to deliver. Sent once, then only after a grant was answered.
+    /// There is something to deliver, and no grant for it. Sent once, then only after a grant was
+    /// answered.
     Offer {
         /// To which stream.
         subscription: SubscriptionId,
@@ -109,8 +110,18 @@ pub enum MeshMessage {
         partition: PartitionId,
         /// Deliveries.
         events: u32,
-        /// Bytes; one event may exceed them when `events` is granted with nothing on its way.
+        /// Bytes; the first event may exceed them, unless the grant stays.
         bytes: u64,
+        /// It is for what has not been offered: it stays until there is something, and is answered
+        /// then.
+        stays: bool,
+    },
+    /// Answer the grant that stays, if it still does.
+    CallBack {
+        /// The stream.
+        subscription: SubscriptionId,
+        /// To which partition.
+        partition: PartitionId,
     },
     /// Answers `Grant`: what is delivered (fewer: the rest of the grant returns), and what is left.
     Granted {

@@ -58,6 +58,7 @@ use crate::base::ids::{PartitionId, ShardId};
 use crate::base::limits;
 use crate::base::route;
 use crate::base::time::Now;
+use delivery::Grant;
 pub use flow::cut::{Cut, NoCut};
 use flow::fire::{JoinRequest, member_key};
 use flow::hold_back;
@@ -335,9 +336,13 @@ fn hear(
         M::Leave { subscription, partition } => {
             own(partitions, partition).leave(step, member_key(from, subscription));
         }
-        M::Grant { subscription, partition, events, bytes } => {
+        M::Grant { subscription, partition, events, bytes, stays } => {
             let key = member_key(from, subscription);
-            own(partitions, partition).grant(step, key, events, bytes);
+            own(partitions, partition).grant(step, key, Grant { events, bytes, stays });
+        }
+        M::CallBack { subscription, partition } => {
+            let key = member_key(from, subscription);
+            own(partitions, partition).call_back(step, key);
         }
         M::GiveBack { subscription, partition, events } => {
             let key = member_key(from, subscription);

@@ -43,6 +43,12 @@ impl Turn {
         events <= limits::GRANT_SMALL || room
     }
 
+    /// Whether a grant that was there before its event may be served: half of a turn is for those
+    /// that wait.
+    pub fn takes_staying(&self) -> bool {
+        self.handed < limits::TURN_DELIVERIES / 2
+    }
+
     /// A grant that was not [taken](Self::takes) waits.
     /// One that waits already keeps its place.
     pub fn wait(&mut self, grant: WaitingGrant) {

@@ -85,6 +85,8 @@ pub struct Dispatch<H> {
     pub releases: BTreeMap<Position, u32>,
     /// Open streams, in order of their keys.
     pub members: BTreeMap<MemberKey, Member>,
+    /// The one that was handed something last.
+    pub served: Option<MemberKey>,
     /// Of the events behind `next_read` so many are due, at least, by the last count.
     pub counted: usize,
     /// A read of the log is under way for this group's next event.
@@ -117,6 +119,7 @@ impl<H> Default for Dispatch<H> {
             proposed_frontier: Position::START,
             releases: BTreeMap::new(),
             members: BTreeMap::new(),
+            served: None,
             counted: 0,
             reading: false,
             seen_ms: 0,
@@ -188,6 +191,14 @@ impl<H: Copy> Dispatch<H> {
         assert!(passed.iter().all(|p| *p > base && *p <= to), "what is passed lies in between");
         self.proposed_frontier = to;
         Some(FrontierMove { to, passed })
+    }
+
+    /// The next member whose grant stays, in turn: behind the one that was served last.
+    pub fn next_staying(&self) -> Option<MemberKey> {
+        let from = self.served.map_or(Unbounded, Excluded);
+        let in_turn = self.members.range((from, Unbounded)).chain(&self.members);
+        let staying = |(_, member): &(&MemberKey, &Member)| member.granted.is_some_and(|g| g.stays);
+        in_turn.into_iter().find(staying).map(|(key, _)| *key)
     }
 
     /// Events leased, failing or waiting: bounded by `GROUP_UNSETTLED`.

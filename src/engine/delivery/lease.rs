@@ -21,8 +21,19 @@ pub struct Member {
     pub name: Arc<str>,
     /// An offer is out: the next word is the member's.
     pub offered: bool,
-    /// A grant that is not answered yet (it waits for a read): events and bytes.
-    pub granted: Option<(u32, u64)>,
+    /// A grant that is not answered yet: it waits for a turn, a read, or an event.
+    pub granted: Option<Grant>,
+}
+
+/// What a member may be handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Events at most.
+    pub events: u32,
+    /// Bytes at most; the first event may exceed them, unless the grant stays.
+    pub bytes: u64,
+    /// It stays until there is something to hand out.
+    pub stays: bool,
 }
 
 /// The right of one member to handle one event until a deadline.

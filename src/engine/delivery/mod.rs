@@ -27,5 +27,5 @@ mod retry;
 pub use cursor::{Cursor, Failures};
 pub use dispatch::{Candidate, Dispatch, FrontierMove, Next, PASS_AT_ONCE, Settling};
 pub use group::{DeadLetter, Group};
-pub use lease::{Lease, Member, MemberKey};
+pub use lease::{Grant, Lease, Member, MemberKey};
 pub use retry::backoff_ms;

@@ -15,11 +15,16 @@ pub mod fire;
 pub mod flush;
 pub mod flush_ids;
 pub mod give_up;
+pub mod grant;
+#[cfg(test)]
+mod grant_test;
 pub mod hold_back;
 pub mod load;
 pub mod look_up;
 #[cfg(test)]
 mod look_up_test;
+#[cfg(test)]
+mod one_shard;
 pub mod past;
 pub mod publish;
 pub mod query;

@@ -4,11 +4,15 @@
 //! The member's credit lives here, in the session's shard, and nowhere else:
 //! `free = credit - in flight - granted`. Partitions offer what they have ready; the earliest due
 //! is granted first; what a grant does not use returns with its answer. So credit 1 means one event
-//! in flight over all partitions, and a partition with older events never waits behind a newer one.
+//! in flight over all partitions, and an offer of older events never waits behind a newer one.
+//!
+//! A partition with nothing to offer is granted a little that stays until it has something: half of
+//! the credit at most for all of them, and only while no offer waits. Its next event then comes
+//! with one message instead of three. An offer that finds no credit calls it all back.
 //!
 //! Must hold: `in_flight + granted <= credit`; at most one grant is out per partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::api::{Delivery, PartitionSet, Reply, SubscribeSpec};
@@ -22,6 +26,10 @@ use crate::engine::step::Step;
 
 /// Bytes of one grant at most.
 const GRANT_BYTES: u64 = limits::SUBSCRIPTION_OUT_BYTES / 4;
+/// Bytes of all grants that stay, together.
+const STAYING_BYTES: u64 = limits::SUBSCRIPTION_OUT_BYTES / 4;
+/// Bytes of one of them at least: with less it would be too small for too much.
+const STAYING_BYTES_MIN: u64 = 4 << 10;
 
 /// A member's open stream.
 #[derive(Debug)]
@@ -37,6 +45,12 @@ pub struct Subscription {
     out_batches: u32,
     joins_left: usize,
     sources: BTreeMap<PartitionId, Source>,
+    /// What each partition is granted before it has something: events and bytes.
+    staying: Option<(u32, u64)>,
+    /// Joined partitions with neither an offer nor a grant.
+    idle: BTreeSet<PartitionId>,
+    /// Partitions with a grant that stays and was not called back.
+    waiting: BTreeSet<PartitionId>,
 }
 
 /// One partition, as the subscription sees it.
@@ -68,6 +82,7 @@ impl Front {
         let group = spec.group.clone();
         let sources = partitions.iter().map(|p| (*p, Source::default())).collect();
         let joins_left = partitions.len();
+        let staying = staying_share(credit, partitions.len());
         let id = self.open_stream(from, |id| {
             Stream::Subscription(Subscription {
                 id,
@@ -81,6 +96,9 @@ impl Front {
                 out_batches: 0,
                 joins_left,
                 sources,
+                staying,
+                idle: BTreeSet::new(),
+                waiting: BTreeSet::new(),
             })
         });
         for partition in partitions {
@@ -108,6 +126,8 @@ impl Front {
                 if subscription.joins_left == 0 {
                     step.reply(caller, Reply::Subscribed);
                 }
+                subscription.idle.insert(partition);
+                subscription.grant(step);
             }
             Err(error) => {
                 let text = format!("partition {partition}: {error}");
@@ -129,7 +149,12 @@ impl Front {
         if cfg!(bug_drop_without_credit) && subscription.free() == 0 {
             return; // known bad: nobody offers it again
         }
-        subscription.source(partition).offer = Some(offer);
+        let source = subscription.source(partition);
+        if source.granted > 0 {
+            return; // it has crossed a grant that stays, whose answer says what there is
+        }
+        source.offer = Some(offer);
+        subscription.idle.remove(&partition);
         subscription.grant(step);
     }
 
@@ -150,6 +175,10 @@ impl Front {
         assert!(deliveries.len() <= granted as usize, "a partition keeps to its grant");
         subscription.granted -= granted;
         subscription.granted_bytes -= granted_bytes;
+        subscription.waiting.remove(&partition);
+        if offer.is_none() {
+            subscription.idle.insert(partition);
+        }
         subscription.deliver(step, partition, deliveries);
         subscription.grant(step);
     }
@@ -169,27 +198,60 @@ impl Front {
 }
 
 impl Subscription {
-    /// Grants free credit to the partitions whose offers are due earliest.
+    /// Grants free credit to the partitions whose offers are due earliest, then to those that have
+    /// nothing yet.
     pub(in crate::engine) fn grant(&mut self, step: &mut Step<'_>) {
         while let Some((partition, offer)) = self.earliest_offer() {
             let free = self.free();
-            let taken = self.out_bytes + self.granted_bytes;
             // A quarter of the window each, so that partitions of several shards work at once.
-            let bytes = limits::SUBSCRIPTION_OUT_BYTES.saturating_sub(taken).min(GRANT_BYTES);
-            if free == 0 || bytes == 0 || self.out_batches >= limits::SUBSCRIPTION_OUT_BATCHES {
+            let bytes = self.free_bytes().min(GRANT_BYTES);
+            if free == 0 || bytes == 0 {
+                return self.call_back(step);
+            }
+            if self.out_batches >= limits::SUBSCRIPTION_OUT_BATCHES {
                 return;
             }
             let events = offer.ready.min(free).min(limits::GRANT_EVENTS);
-            let source = self.source(partition);
-            source.offer = None;
-            source.granted = events;
-            source.granted_bytes = bytes;
-            self.granted += events;
-            self.granted_bytes += bytes;
-            assert!(self.in_flight + self.granted <= self.credit, "credit is never exceeded");
-            let grant = MeshMessage::Grant { subscription: self.id, partition, events, bytes };
-            step.send(step.owner(partition), grant);
+            self.grant_to(step, partition, events, bytes, false);
         }
+        let Some((events, bytes)) = self.staying else { return };
+        while let Some(partition) = self.idle.first().copied() {
+            let has_room = events <= self.free() && bytes <= self.free_bytes();
+            if !has_room || self.out_batches >= limits::SUBSCRIPTION_OUT_BATCHES {
+                return;
+            }
+            self.idle.remove(&partition);
+            self.waiting.insert(partition);
+            self.grant_to(step, partition, events, bytes, true);
+        }
+    }
+
+    /// What is granted and has found nothing is wanted elsewhere.
+    fn call_back(&mut self, step: &mut Step<'_>) {
+        for partition in std::mem::take(&mut self.waiting) {
+            let back = MeshMessage::CallBack { subscription: self.id, partition };
+            step.send(step.owner(partition), back);
+        }
+    }
+
+    fn grant_to(
+        &mut self,
+        step: &mut Step<'_>,
+        partition: PartitionId,
+        events: u32,
+        bytes: u64,
+        stays: bool,
+    ) {
+        let source = self.source(partition);
+        assert_eq!(source.granted, 0, "one grant per partition");
+        source.offer = None;
+        source.granted = events;
+        source.granted_bytes = bytes;
+        self.granted += events;
+        self.granted_bytes += bytes;
+        assert!(self.in_flight + self.granted <= self.credit, "credit is never exceeded");
+        let grant = MeshMessage::Grant { subscription: self.id, partition, events, bytes, stays };
+        step.send(step.owner(partition), grant);
     }
 
     /// What a driver has sent makes room for more.
@@ -270,9 +332,22 @@ impl Subscription {
         self.credit - self.in_flight - self.granted
     }
 
+    fn free_bytes(&self) -> u64 {
+        limits::SUBSCRIPTION_OUT_BYTES.saturating_sub(self.out_bytes + self.granted_bytes)
+    }
+
     fn source(&mut self, partition: PartitionId) -> &mut Source {
         self.sources.get_mut(&partition).expect("a partition speaks to its own members only")
     }
+}
+
+/// What each of so many partitions is granted before it has something: of half the credit, so that
+/// what is offered is never without. `None`: nothing, there are too many for that.
+fn staying_share(credit: u32, partitions: usize) -> Option<(u32, u64)> {
+    let events = (credit as usize / 2 / partitions) as u32;
+    let bytes = STAYING_BYTES / partitions as u64;
+    let is_worth_it = events > 0 && bytes >= STAYING_BYTES_MIN;
+    is_worth_it.then_some((events.min(limits::GRANT_SMALL), bytes))
 }
 
 /// The partitions a stream reads, checked against the number there are.
@@ -296,4 +371,23 @@ pub(super) fn partitions_of(set: &PartitionSet, count: u16) -> Result<Vec<Partit
 pub(super) fn unknown_partition(partition: PartitionId, count: u16) -> ApiError {
     let text = format!("partition_id {partition} does not exist: there are {count} partitions");
     ApiError::invalid(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_granted_leaves_half_of_the_credit_and_a_part_of_the_window() {
+        assert_eq!(staying_share(1, 1), None, "credit 1 is one event, wherever it is");
+        assert_eq!(staying_share(2, 1), Some((1, STAYING_BYTES)));
+        assert_eq!((staying_share(31, 16), staying_share(32, 16).map(|s| s.0)), (None, Some(1)));
+        let most = limits::GRANT_SMALL;
+        assert_eq!(staying_share(32 * most - 1, 16).map(|s| s.0), Some(most - 1));
+        assert_eq!(staying_share(limits::CREDIT_MAX, 16).map(|s| s.0), Some(most));
+        let partitions = (STAYING_BYTES / STAYING_BYTES_MIN) as usize;
+        let least = Some((most, STAYING_BYTES_MIN));
+        assert_eq!(staying_share(limits::CREDIT_MAX, partitions), least);
+        assert_eq!(staying_share(limits::CREDIT_MAX, partitions + 1), None);
+    }
 }

@@ -1,0 +1,265 @@
+//! The story of a grant, owner half: what is ready is offered to members, and handed to who has
+//! granted credit for it.
+//!
+//! ```text
+//!   dirty group --> a grant that stays --> lease, Granted
+//!              \--> Offer --> Grant -----> lease, Granted
+//! ```
+//! A grant that stays is there before the event is: it saves two of the three messages that it
+//! takes without. It is small, and never for what is too large for it; all else is offered, so that
+//! the member's session decides which partition comes first (`subscribe`).
+//!
+//! Must hold: a member has one grant at most, and no offer beside it; no event leaves while
+//! `wall < schedule_ts`; members of a group take turns.
+
+use std::collections::VecDeque;
+
+use super::fire::{Timer, TimerKind};
+use crate::base::api::Delivery;
+use crate::base::ids::{GroupNo, Position};
+use crate::base::limits;
+use crate::engine::delivery::{Candidate, Grant, Lease, MemberKey, Next};
+use crate::engine::mesh::{MeshMessage, Offer};
+use crate::engine::partition::Partition;
+use crate::engine::step::Step;
+use crate::engine::turn::WaitingGrant;
+
+/// Ready events counted for an offer at most.
+const OFFER_COUNT: u32 = limits::GRANT_EVENTS;
+/// Due events counted at once: not again before these are handed out.
+const COUNT_AT_ONCE: usize = 4 * OFFER_COUNT as usize;
+
+/// What a grant has come to.
+struct Handed {
+    deliveries: Vec<Delivery>,
+    /// The next event is larger than what is left of a grant that stays.
+    too_large: bool,
+}
+
+impl Partition {
+    /// A member's session grants credit: deliver, or answer that there is nothing, or keep it until
+    /// there is something.
+    pub(in crate::engine) fn grant(&mut self, step: &mut Step<'_>, key: MemberKey, grant: Grant) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        let members = &mut self.groups[no.0 as usize].dispatch.members;
+        let member = members.get_mut(&key).expect("the maps agree");
+        assert!(member.granted.is_none(), "one grant at a time");
+        member.granted = Some(grant);
+        // An offer has crossed a grant that stays: it is taken back, so that each has one answer.
+        member.offered = false;
+        self.serve_in_turn(step, no, key);
+    }
+
+    /// A member's session needs elsewhere what it has granted. A grant that stays is answered:
+    /// there was nothing. Another's answer is on its way, or will be after a read.
+    pub(in crate::engine) fn call_back(&mut self, step: &mut Step<'_>, key: MemberKey) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        let member = dispatch.members.get_mut(&key).expect("the maps agree");
+        let stays = member.granted.is_some_and(|grant| grant.stays);
+        if dispatch.reading || !stays {
+            return;
+        }
+        member.granted = None;
+        let (subscription, partition) = (key.subscription, self.id);
+        let (deliveries, offer) = (Vec::new(), None);
+        // What it may have had no turn for is offered to it.
+        self.dirty.insert(no);
+        step.send(key.shard, MeshMessage::Granted { subscription, partition, deliveries, offer });
+    }
+
+    /// Serves a grant, at once or when it is its turn.
+    pub(in crate::engine) fn serve_in_turn(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+    ) {
+        let Some(member) = self.groups[no.0 as usize].dispatch.members.get(&key) else { return };
+        let Some(grant) = member.granted else { return };
+        if step.turn.takes(grant.events) {
+            return self.serve_grant(step, no, key);
+        }
+        step.turn.wait(WaitingGrant { partition: self.id, group: no, member: key });
+    }
+
+    /// The turn has come of a grant that has waited for it; its member may have gone meanwhile.
+    pub(in crate::engine) fn serve_waiting(&mut self, step: &mut Step<'_>, grant: WaitingGrant) {
+        if self.members.get(&grant.member) == Some(&grant.group) {
+            self.serve_grant(step, grant.group, grant.member);
+        }
+    }
+
+    /// Offers what has become ready, or hands it to those who have granted credit before.
+    pub(in crate::engine) fn offer_dirty(&mut self, step: &mut Step<'_>) {
+        self.observe_wall(step);
+        for no in std::mem::take(&mut self.dirty) {
+            self.serve_staying(step, no);
+            let members = &self.groups[no.0 as usize].dispatch.members;
+            if members.values().all(|member| member.offered || member.granted.is_some()) {
+                continue;
+            }
+            let Some(offer) = self.offer(step, no) else { continue };
+            let partition = self.id;
+            for (key, member) in &mut self.groups[no.0 as usize].dispatch.members {
+                if !member.offered && member.granted.is_none() {
+                    member.offered = true;
+                    let subscription = key.subscription;
+                    step.send(key.shard, MeshMessage::Offer { subscription, partition, offer });
+                }
+            }
+        }
+    }
+
+    /// Hands out what is ready to members whose grants stay, in turn, until nothing is.
+    fn serve_staying(&mut self, step: &mut Step<'_>, no: GroupNo) {
+        while let Some(key) = self.groups[no.0 as usize].dispatch.next_staying() {
+            if !step.turn.takes_staying() {
+                self.dirty.insert(no);
+                return;
+            }
+            self.serve_grant(step, no, key);
+            if self.groups[no.0 as usize].dispatch.members[&key].granted.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Hands out as much of a grant as is ready. A grant that must wait for a read stays open.
+    fn serve_grant(&mut self, step: &mut Step<'_>, no: GroupNo, key: MemberKey) {
+        let group = &self.groups[no.0 as usize];
+        let Some(member) = group.dispatch.members.get(&key) else { return };
+        let Some(grant) = member.granted else { return };
+        self.observe_wall(step);
+        let Handed { deliveries, too_large } = self.hand_out(step, no, key, grant);
+        step.turn.handed(deliveries.len());
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        if deliveries.is_empty() {
+            if dispatch.reading {
+                return; // the read's end comes back here
+            }
+            if grant.stays && !too_large {
+                if cfg!(bug_forget_staying_grant) {
+                    dispatch.members.get_mut(&key).expect("just seen").granted = None;
+                }
+                return;
+            }
+        } else {
+            dispatch.served = Some(key);
+        }
+        // A group at its bound has something and can't give it: it offers again once it can.
+        let has_more = !deliveries.is_empty() || too_large;
+        let offer = if has_more { self.offer(step, no) } else { None };
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        let member = dispatch.members.get_mut(&key).expect("just seen");
+        member.granted = None;
+        member.offered = offer.is_some();
+        let (subscription, partition) = (key.subscription, self.id);
+        let granted = MeshMessage::Granted { subscription, partition, deliveries, offer };
+        step.send(key.shard, granted);
+    }
+
+    fn hand_out(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        grant: Grant,
+    ) -> Handed {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let (events, mut bytes_left) = (grant.events as usize, grant.bytes);
+        let (mut found, mut near) = (VecDeque::new(), None);
+        let mut too_large = false;
+        while deliveries.len() < events {
+            let group = &self.groups[no.0 as usize];
+            if group.dispatch.in_flight() >= limits::GROUP_UNSETTLED {
+                break;
+            }
+            let left = events - deliveries.len();
+            let Some(candidate) = self.candidate(step, no, &mut found, left) else { break };
+            let position = candidate.position();
+            let group = &self.groups[no.0 as usize];
+            let Some(event) = self.fetch(group.topic, position, &mut near) else {
+                self.read_for_group(step, no, position);
+                break;
+            };
+            assert_eq!(event.position(), position, "the log and the due axis agree");
+            if event.schedule_ts > step.now.wall_ms() {
+                self.not_yet(no, position, event.schedule_ts);
+                continue;
+            }
+            let size = event.size();
+            if size > bytes_left && (grant.stays || !deliveries.is_empty()) {
+                too_large = true;
+                break;
+            }
+            bytes_left = bytes_left.saturating_sub(size);
+            let attempt = self.lease(step, no, key, candidate);
+            let (term, ack_timeout_ms) = (self.replica.term(), step.config.ack_timeout_ms);
+            let seal = self.seal_of(no, position);
+            deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms, seal });
+        }
+        Handed { deliveries, too_large }
+    }
+
+    fn lease(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        candidate: Candidate,
+    ) -> u32 {
+        let position = candidate.position();
+        let group = &mut self.groups[no.0 as usize];
+        group.dispatch.take(candidate);
+        let failed = group.cursor.failures().get(&position).map_or(0, |f| f.attempts);
+        let releases = group.dispatch.releases.get(&position).copied().unwrap_or(0);
+        let attempt = failed + releases + 1;
+        let timer = Timer { kind: TimerKind::LeaseEnd, group: no, position };
+        // One more than asked for: a deadline is rounded up, never down.
+        let at = step.now.boot_ms() + step.config.ack_timeout_ms + 1;
+        let timer = self.timers.insert(at, timer);
+        let lease = Lease { member: Some(key), attempt, failed, timer };
+        let before = group.dispatch.leased.insert(position, lease);
+        assert!(before.is_none(), "an event is leased to one member at a time");
+        attempt
+    }
+
+    /// What a group has ready, if anything.
+    fn offer(&mut self, step: &Step<'_>, no: GroupNo) -> Option<Offer> {
+        let wall = step.now.wall_ms();
+        let next = self.next_on_axis(wall, no);
+        let dispatch = &self.groups[no.0 as usize].dispatch;
+        let counted = match (next, dispatch.counted) {
+            (Next::Found(_), 0) => self.count_due(wall, no, COUNT_AT_ONCE),
+            (Next::Found(_), counted) => counted,
+            (Next::Nothing | Next::Awaited, _) => 0,
+        };
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        dispatch.counted = counted;
+        let earliest = dispatch.first(next)?.position();
+        let ready = (dispatch.ready.len() + counted).clamp(1, OFFER_COUNT as usize) as u32;
+        Some(Offer { ready, earliest })
+    }
+
+    /// A member's session could not send these: they are free again, as if never handed out.
+    pub(in crate::engine) fn give_back(
+        &mut self,
+        step: &mut Step<'_>,
+        key: MemberKey,
+        events: Vec<(Position, u32)>,
+    ) {
+        let Some(no) = self.members.get(&key).copied() else { return };
+        for (position, attempt) in events {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            let lease = dispatch.leased.get(&position).copied();
+            let own = |lease: &Lease<_>| lease.member == Some(key) && lease.attempt == attempt;
+            // Judged or run out in the meantime: then its credit has returned.
+            let Some(lease) = lease.filter(own) else { continue };
+            dispatch.leased.remove(&position);
+            dispatch.release(position);
+            self.end_lease(step, lease);
+        }
+        self.dirty.insert(no);
+    }
+}
