@@ -23,6 +23,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_floor_tick", "the wheel rounds down"),
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),
     ("bug_forget_settings_at_restart", "a topic is kept as the node says, after a restart"),
+    ("bug_keep_entries_alive", "what waits for a slow consumer keeps whole entries in memory"),
     ("bug_never_hold_back", "publishes do not wait for jobs that are behind"),
     ("bug_open_without_dsync", "the descriptor of durable writes is an ordinary one"),
     ("bug_publish_on_full_disk", "publishes are taken while the disk has only its reserve"),

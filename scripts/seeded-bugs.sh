@@ -23,6 +23,7 @@ bug_forget_staying_grant     sim run::every_seed_keeps_every_rule 0..10
 bug_floor_tick               lib engine::wheel::tests::fires_at_its_time_and_not_before
 bug_forget_dedup_at_restart  sim run::every_seed_keeps_every_rule 0..60
 bug_forget_settings_at_restart sim lasting::settings_outlive_the_segments_that_said_them
+bug_keep_entries_alive       it crowds::those_of_a_rare_topic_that_never_read_cost_little
 bug_never_hold_back          sim holding::publishes_wait_one_behind_the_limit_until_jobs_have_caught_up
 bug_open_without_dsync       lib shard::disk::disk_test::a_durable_write_goes_through_a_descriptor_that_syncs
 bug_publish_on_full_disk     sim run::every_seed_keeps_every_rule 0..60

@@ -192,6 +192,12 @@ impl StoredEvent {
         Position::new(self.schedule_ts.max(self.append_ts), self.offset)
     }
 
+    /// Where what it has of the body lies.
+    #[must_use]
+    pub fn spans(&self) -> [Span; 3] {
+        [self.message_id, self.meta, self.payload]
+    }
+
     /// Bytes the event will take in a socket buffer, about.
     #[must_use]
     pub fn size(&self) -> u64 {

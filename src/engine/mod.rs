@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod damage;
 pub mod dedup;
 pub mod delivery;
+pub mod detach;
 pub mod effect;
 pub mod flow;
 pub mod front;

@@ -18,6 +18,9 @@ use crate::raw::{Raw, connect_from, drain, header, push};
 use crate::server::Server;
 use crate::wait::{for_the, until};
 
+/// Events of a topic that is rare.
+const RARE: usize = 2_000;
+
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A number on the metrics page, over all of its labels.
@@ -171,6 +174,22 @@ async fn the_slow_are_left_behind() {
     besieged(|setup| setup, Vec::new(), attack).await;
 }
 
+/// Subscribes, and never reads a byte.
+fn deaf_subscriber(server: &Server, group: &str, topic: &str) -> TcpStream {
+    let mut stream = connect_from(LOCAL, server.native);
+    let request = SubscribeRequest {
+        consumer_group: group.into(),
+        topic: topic.into(),
+        partition_id: -1,
+        ..Default::default()
+    };
+    let mut out = bytes::BytesMut::from(&hello()[..]);
+    let body = request.encode_to_vec();
+    frame::put_body(&mut out, FrameKind::Subscribe, 2, &body).expect("short");
+    assert_eq!(push(&mut stream, &out), (out.len(), None));
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_never_read_cost_little() {
     if !descriptors(500) {
@@ -179,22 +198,8 @@ async fn clients_that_never_read_cost_little() {
     let big = |n: usize| Event::new("big", format!("big-{n}"), vec![5; 50_000]);
     let attack = |server: &Server| {
         // Each would get 20 MB.
-        let subscribers: Vec<_> = (0..40)
-            .map(|n| {
-                let mut stream = connect_from(LOCAL, server.native);
-                let request = SubscribeRequest {
-                    consumer_group: format!("deaf-{n}"),
-                    topic: "big".into(),
-                    partition_id: -1,
-                    ..Default::default()
-                };
-                let mut out = bytes::BytesMut::from(&hello()[..]);
-                let body = request.encode_to_vec();
-                frame::put_body(&mut out, FrameKind::Subscribe, 2, &body).expect("short");
-                assert_eq!(push(&mut stream, &out), (out.len(), None));
-                stream
-            })
-            .collect();
+        let subscribers: Vec<_> =
+            (0..40).map(|n| deaf_subscriber(server, &format!("deaf-{n}"), "big")).collect();
         until("deliveries to those who never read", || {
             (counted(server, "cronos_deliveries_total") >= 40 * 20).then_some(())
         });
@@ -220,4 +225,39 @@ async fn clients_that_never_read_cost_little() {
         drop((subscribers, pingers));
     };
     besieged(|setup| setup, (0..400).map(big).collect(), attack).await;
+}
+
+/// Of each entry next to nothing is theirs: what waits for them must not keep the rest in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_of_a_rare_topic_that_never_read_cost_little() {
+    let one = |n: usize| {
+        let key = |event: Event| event.with_key("one");
+        let bulk =
+            (0..60).map(move |k| Event::new("bulk", format!("bulk-{n}-{k}"), vec![6; 1_000]));
+        let rare = Event::new("rare", format!("rare-{n}"), vec![5; 1_500]);
+        std::iter::once(rare).chain(bulk).map(key)
+    };
+    let attack = move |server: &Server| {
+        // Little at a time: the memory is looked at by its peak.
+        tokio::runtime::Handle::current().block_on(async {
+            let client = server.client().await;
+            for n in (0..RARE).step_by(20) {
+                let stored = client.publish_batch((n..n + 20).flat_map(one).collect()).await;
+                assert!(stored.iter().all(Result::is_ok));
+            }
+        });
+        let mut deaf = Vec::new();
+        // One after the other: what they hold is out of the cache when the next one comes.
+        for n in 1..=4 {
+            deaf.push(deaf_subscriber(server, &format!("deaf-{n}"), "rare"));
+            until("deliveries to who never reads", || {
+                let held = counted(server, "cronos_deliveries_in_flight");
+                (held >= n * RARE as u64 / 2).then_some(())
+            });
+        }
+    };
+    let small = |setup: crate::server::Setup| {
+        setup.with("--wheel-memory", "16MiB").with("--shards", 1).with("--partitions", 1)
+    };
+    besieged(small, Vec::new(), attack).await;
 }

@@ -19,6 +19,7 @@ use crate::base::api::Delivery;
 use crate::base::ids::{GroupNo, Position};
 use crate::base::limits;
 use crate::engine::delivery::{Candidate, Grant, Lease, MemberKey, Next};
+use crate::engine::detach::detach;
 use crate::engine::mesh::{MeshMessage, Offer};
 use crate::engine::partition::Partition;
 use crate::engine::step::Step;
@@ -131,7 +132,8 @@ impl Partition {
         let Some(member) = group.dispatch.members.get(&key) else { return };
         let Some(grant) = member.granted else { return };
         self.observe_wall(step);
-        let Handed { deliveries, too_large } = self.hand_out(step, no, key, grant);
+        let Handed { mut deliveries, too_large } = self.hand_out(step, no, key, grant);
+        detach(&mut deliveries);
         step.turn.handed(deliveries.len());
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         if deliveries.is_empty() {

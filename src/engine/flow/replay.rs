@@ -20,6 +20,7 @@ use crate::base::ids::{Caller, Offset, PartitionId, Position, ShardId, Subscript
 use crate::base::limits;
 use crate::base::time::Now;
 use crate::engine::block_load::BlockLoad;
+use crate::engine::detach::detach;
 use crate::engine::effect::Effect;
 use crate::engine::front::{Front, Stream};
 use crate::engine::mesh::{MeshMessage, ReplayCursor};
@@ -375,7 +376,8 @@ impl Partition {
             };
         }
         let (subscription, partition) = (page.subscription, self.id);
-        let (events, next) = (found.events, found.next);
+        let (mut events, next) = (found.events, found.next);
+        detach(&mut events);
         let message = MeshMessage::Replayed { subscription, partition, events, next, error: None };
         step.send(page.shard, message);
     }
