@@ -283,10 +283,12 @@ impl Partition {
     pub(super) fn group_read(&mut self, step: &mut Step<'_>, no: GroupNo) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         dispatch.reading = false;
-        let keys: Vec<_> = dispatch.members.keys().copied().collect();
-        for key in keys {
+        let open = dispatch.members.iter().filter(|(_, m)| m.granted.is_some_and(|g| !g.stays));
+        let open: Vec<_> = open.map(|(key, _)| *key).collect();
+        for key in open {
             self.serve_in_turn(step, no, key);
         }
+        // Those that stay are served with what is dirty.
         self.dirty.insert(no);
     }
 

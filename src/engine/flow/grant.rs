@@ -6,8 +6,9 @@
 //!              \--> Offer --> Grant -----> lease, Granted
 //! ```
 //! A grant that stays is there before the event is: it saves two of the three messages that it
-//! takes without. It is small, and never for what is too large for it; all else is offered, so that
-//! the member's session decides which partition comes first (`subscribe`).
+//! takes without. It is for what trickles in. A crowd, and what is too large, is offered, so that
+//! it goes in large pieces and the member's session decides which partition comes first
+//! (`subscribe`).
 //!
 //! Must hold: a member has one grant at most, and no offer beside it; no event leaves while
 //! `wall < schedule_ts`; members of a group take turns.
@@ -48,25 +49,25 @@ impl Partition {
         member.granted = Some(grant);
         // An offer has crossed a grant that stays: it is taken back, so that each has one answer.
         member.offered = false;
-        self.serve_in_turn(step, no, key);
+        if grant.stays {
+            self.dirty.insert(no);
+        } else {
+            self.serve_in_turn(step, no, key);
+        }
     }
 
     /// A member's session needs elsewhere what it has granted. A grant that stays is answered:
     /// there was nothing. Another's answer is on its way, or will be after a read.
     pub(in crate::engine) fn call_back(&mut self, step: &mut Step<'_>, key: MemberKey) {
         let Some(no) = self.members.get(&key).copied() else { return };
-        let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        let member = dispatch.members.get_mut(&key).expect("the maps agree");
-        let stays = member.granted.is_some_and(|grant| grant.stays);
+        let dispatch = &self.groups[no.0 as usize].dispatch;
+        let stays = dispatch.members[&key].granted.is_some_and(|grant| grant.stays);
         if dispatch.reading || !stays {
             return;
         }
-        member.granted = None;
-        let (subscription, partition) = (key.subscription, self.id);
-        let (deliveries, offer) = (Vec::new(), None);
         // What it may have had no turn for is offered to it.
         self.dirty.insert(no);
-        step.send(key.shard, MeshMessage::Granted { subscription, partition, deliveries, offer });
+        self.answer_grant(step, no, key, Vec::new(), None);
     }
 
     /// Serves a grant, at once or when it is its turn.
@@ -112,9 +113,19 @@ impl Partition {
         }
     }
 
-    /// Hands out what is ready to members whose grants stay, in turn, until nothing is.
+    /// Hands out what is ready to members whose grants stay, in turn, until nothing is. A crowd is
+    /// offered to them instead.
     fn serve_staying(&mut self, step: &mut Step<'_>, no: GroupNo) {
+        let dispatch = &self.groups[no.0 as usize].dispatch;
+        if dispatch.reading || dispatch.in_flight() >= limits::GROUP_UNSETTLED {
+            return; // it is dirty again once that is over
+        }
         while let Some(key) = self.groups[no.0 as usize].dispatch.next_staying() {
+            let Some(offer) = self.offer(step, no) else { return };
+            if offer.ready > limits::GRANT_SMALL {
+                self.answer_grant(step, no, key, Vec::new(), Some(offer));
+                continue;
+            }
             if !step.turn.takes_staying() {
                 self.dirty.insert(no);
                 return;
@@ -152,9 +163,21 @@ impl Partition {
         // A group at its bound has something and can't give it: it offers again once it can.
         let has_more = !deliveries.is_empty() || too_large;
         let offer = if has_more { self.offer(step, no) } else { None };
+        self.answer_grant(step, no, key, deliveries, offer);
+    }
+
+    /// Answers a grant.
+    fn answer_grant(
+        &mut self,
+        step: &mut Step<'_>,
+        no: GroupNo,
+        key: MemberKey,
+        deliveries: Vec<Delivery>,
+        offer: Option<Offer>,
+    ) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        let member = dispatch.members.get_mut(&key).expect("just seen");
-        member.granted = None;
+        let member = dispatch.members.get_mut(&key).expect("who has granted is there");
+        assert!(member.granted.take().is_some(), "a grant is answered once");
         member.offered = offer.is_some();
         let (subscription, partition) = (key.subscription, self.id);
         let granted = MeshMessage::Granted { subscription, partition, deliveries, offer };

@@ -28,8 +28,12 @@ impl Shard {
     }
 
     fn join(&mut self, member: u64) {
+        self.join_group(member, "g");
+    }
+
+    fn join_group(&mut self, member: u64, group: &str) {
         let (subscription, partition) = (SubscriptionId(member), PARTITION);
-        let (group, topic, name) = (Arc::from("g"), Arc::from("t"), Arc::from("m"));
+        let (group, topic, name) = (Arc::from(group), Arc::from("t"), Arc::from("m"));
         let filter = StartFilter::default();
         self.hear(MeshMessage::Join {
             subscription,
@@ -141,19 +145,34 @@ fn members_take_turns() {
 }
 
 #[test]
-fn a_crowd_of_members_leaves_half_of_a_turn_to_those_who_wait() {
-    let mut shard = Shard::of(2);
-    let members = limits::TURN_DELIVERIES as u64 / u64::from(limits::GRANT_SMALL);
-    for member in 1..=members {
-        shard.join(member);
-        shard.grant(member, limits::GRANT_SMALL, 1 << 20, true);
+fn a_crowd_is_offered_though_a_grant_stays() {
+    for (count, told) in [
+        (limits::GRANT_SMALL, Told::Granted((0..u64::from(limits::GRANT_SMALL)).collect(), None)),
+        (limits::GRANT_SMALL + 1, Told::Granted(vec![], Some(limits::GRANT_SMALL + 1))),
+    ] {
+        let mut shard = Shard::of(2);
+        shard.join(1);
+        shard.grant(1, limits::GRANT_SMALL, 1 << 20, true);
+        shard.publish_now(count as usize, 1);
+        assert_eq!(shard.news(), [(1, told)]);
     }
-    shard.publish("t", limits::TURN_DELIVERIES, 1, NOW.wall_ms() + 1);
+}
+
+#[test]
+fn a_crowd_of_groups_leaves_half_of_a_turn_to_those_who_wait() {
+    let mut shard = Shard::of(2);
+    let each = limits::GRANT_SMALL as usize;
+    for group in 1..=(limits::TURN_DELIVERIES / each) as u64 {
+        shard.join_group(group, &format!("g{group}"));
+        shard.grant(group, limits::GRANT_SMALL, 1 << 20, true);
+    }
+    shard.publish("t", each, 1, NOW.wall_ms() + 1);
     shard.now = Now { wall_us: NOW.wall_us + 1_000, boot_us: NOW.boot_us + 1_000 };
     let mut turns = Vec::new();
     for _ in 0..3 {
         shard.turn(Input::Tick);
-        let granted = |told| if let Told::Granted(offsets, _) = told { offsets.len() } else { 0 };
+        let granted =
+            |told| if let Told::Granted(offsets, None) = told { offsets.len() } else { 0 };
         turns.push(shard.news().into_iter().map(|(_, told)| granted(told)).sum::<usize>());
     }
     assert_eq!(turns, [limits::TURN_DELIVERIES / 2, limits::TURN_DELIVERIES / 2, 0]);
