@@ -196,9 +196,9 @@ impl<H: Copy> Dispatch<H> {
     /// The next member whose grant stays, in turn: behind the one that was served last.
     pub fn next_staying(&self) -> Option<MemberKey> {
         let from = self.served.map_or(Unbounded, Excluded);
-        let in_turn = self.members.range((from, Unbounded)).chain(&self.members);
-        let staying = |(_, member): &(&MemberKey, &Member)| member.granted.is_some_and(|g| g.stays);
-        in_turn.into_iter().find(staying).map(|(key, _)| *key)
+        let mut in_turn = self.members.range((from, Unbounded)).chain(&self.members);
+        let staying = in_turn.find(|(_, member)| member.granted.is_some_and(|grant| grant.stays));
+        staying.map(|(key, _)| *key)
     }
 
     /// Events leased, failing or waiting: bounded by `GROUP_UNSETTLED`.

@@ -46,7 +46,9 @@ impl Partition {
         let members = &mut self.groups[no.0 as usize].dispatch.members;
         let member = members.get_mut(&key).expect("the maps agree");
         assert!(member.granted.is_none(), "one grant at a time");
-        member.granted = Some(grant);
+        // Known bad: there is nothing for it, and nobody remembers it when there is.
+        member.granted =
+            Some(grant).filter(|grant| !grant.stays || !cfg!(bug_forget_staying_grant));
         // An offer has crossed a grant that stays: it is taken back, so that each has one answer.
         member.offered = false;
         if grant.stays {
@@ -57,15 +59,14 @@ impl Partition {
     }
 
     /// A member's session needs elsewhere what it has granted. A grant that stays is answered:
-    /// there was nothing. Another's answer is on its way, or will be after a read.
+    /// there was nothing. Another's answer is on its way, or will be.
     pub(in crate::engine) fn call_back(&mut self, step: &mut Step<'_>, key: MemberKey) {
         let Some(no) = self.members.get(&key).copied() else { return };
         let dispatch = &self.groups[no.0 as usize].dispatch;
-        let stays = dispatch.members[&key].granted.is_some_and(|grant| grant.stays);
-        if dispatch.reading || !stays {
+        if !dispatch.members[&key].granted.is_some_and(|grant| grant.stays) {
             return;
         }
-        // What it may have had no turn for is offered to it.
+        // What it may have had no turn for, or waits for a read, is offered to it.
         self.dirty.insert(no);
         self.answer_grant(step, no, key, Vec::new(), None);
     }
@@ -152,9 +153,6 @@ impl Partition {
                 return; // the read's end comes back here
             }
             if grant.stays && !too_large {
-                if cfg!(bug_forget_staying_grant) {
-                    dispatch.members.get_mut(&key).expect("just seen").granted = None;
-                }
                 return;
             }
         } else {
