@@ -117,8 +117,9 @@ pub const SUBSCRIPTION_OUT_BYTES: u64 = 4 * MIB as u64;
 pub const SUBSCRIPTION_OUT_BATCHES: u32 = 64;
 /// Bytes of entries that one batch of them may keep in memory, whatever it has of them.
 pub const BATCH_ALIVE_BYTES: usize = 256 * KIB;
-/// Beyond that: so many times the bytes it has.
-pub const BATCH_ALIVE_TIMES: usize = 4;
+/// Beyond that: so many times the bytes it has. With less, what waits for many slow consumers would
+/// be copied for each of them, where it is shared.
+pub const BATCH_ALIVE_TIMES: usize = 32;
 /// Grace before "now" of a subscription that starts at what becomes due from now on, ms.
 pub const START_NOW_GRACE_MS: u64 = 5_000;
 /// Late acks may still come for this long after a disconnect, ms.

@@ -134,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_quarter_of_what_it_keeps_is_let_be() {
-        let large = entry(4 * limits::BATCH_ALIVE_BYTES);
-        let quarter = limits::BATCH_ALIVE_BYTES as u32;
-        let mut batch = [event(&large, quarter - 2)];
+    fn who_has_a_part_of_what_it_keeps_is_let_be() {
+        let large = entry(limits::BATCH_ALIVE_TIMES * limits::BATCH_ALIVE_BYTES);
+        let part = limits::BATCH_ALIVE_BYTES as u32;
+        let mut batch = [event(&large, part - 2)];
         detach(&mut batch);
         assert!(is_in(&batch[0], &large));
-        let mut batch = [event(&large, quarter - 3)];
+        let mut batch = [event(&large, part - 3)];
         detach(&mut batch);
         assert!(!is_in(&batch[0], &large), "one byte less");
     }

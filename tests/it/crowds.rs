@@ -234,7 +234,7 @@ async fn those_of_a_rare_topic_that_never_read_cost_little() {
         let key = |event: Event| event.with_key("one");
         let bulk =
             (0..60).map(move |k| Event::new("bulk", format!("bulk-{n}-{k}"), vec![6; 1_000]));
-        let rare = Event::new("rare", format!("rare-{n}"), vec![5; 1_500]);
+        let rare = Event::new("rare", format!("rare-{n}"), vec![5; 700]);
         std::iter::once(rare).chain(bulk).map(key)
     };
     let attack = move |server: &Server| {
