@@ -6,12 +6,13 @@
 //! range and the keys of the rest: at most as many bytes as the log had of them, the configured
 //! flush size and what came while the job waited.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::sorter::Sorter;
 use super::{JobFault, JobOutcome, JobStep};
 use crate::base::ids::{Index, Offset, Position, RunNo, TopicNo};
 use crate::base::size::{block_ceil, block_floor};
@@ -58,11 +59,11 @@ impl FlushSpec {
     }
 }
 
-/// A far record: where it lies in a body that is held.
-#[derive(Debug)]
+/// A far record: where it lies.
+#[derive(Clone, Copy, Debug)]
 struct Far {
-    header: EntryHeader,
-    body: Body,
+    /// Which of the entries that are held.
+    entry: u32,
     slot: u32,
 }
 
@@ -75,9 +76,11 @@ pub struct Flush {
     at: usize,
     /// The read under way, or to be done.
     want: Option<(u64, u64)>,
-    far: BTreeMap<RunKey, Far>,
+    far: Sorter<Far>,
+    /// Entries with far records, until these are written.
+    entries: Vec<(EntryHeader, Body)>,
     /// The others, with their `schedule_ts`.
-    near: BTreeMap<RunKey, u64>,
+    near: Sorter<u64>,
     phase: Phase,
     outcome: JobOutcome,
 }
@@ -99,8 +102,9 @@ impl Flush {
             reader,
             at: 0,
             want: None,
-            far: BTreeMap::new(),
-            near: BTreeMap::new(),
+            far: Sorter::new(),
+            entries: Vec::new(),
+            near: Sorter::new(),
             phase: Phase::Reading,
             outcome: JobOutcome::default(),
         };
@@ -166,6 +170,7 @@ impl Flush {
 
     fn take(&mut self, header: &EntryHeader, body: &Body) {
         let Content::Publish(view) = body.content() else { return };
+        let (entry, mut is_held) = (self.entries.len() as u32, false);
         for slot in 0..view.len() {
             let record = view.record(slot);
             let offset = header.base_offset.plus(u64::from(slot));
@@ -178,13 +183,15 @@ impl Flush {
                 // It is in memory until it is past, carried or not.
                 self.stays_until(position.due);
             }
-            let known = if self.spec.takes(record.topic, position, record.schedule_ts) {
-                let far = Far { header: *header, body: body.clone(), slot };
-                self.far.insert(key, far).is_some()
+            if self.spec.takes(record.topic, position, record.schedule_ts) {
+                self.far.push(key, Far { entry, slot });
+                is_held = true;
             } else {
-                self.near.insert(key, record.schedule_ts).is_some()
-            };
-            assert!(!known, "an offset is read once");
+                self.near.push(key, record.schedule_ts);
+            }
+        }
+        if is_held {
+            self.entries.push((*header, body.clone()));
         }
     }
 
@@ -222,7 +229,8 @@ impl Flush {
         for _ in 0..WRITE_RECORDS {
             let more = match kind {
                 RunKind::Carried => {
-                    self.far.pop_first().map(|(k, far)| writer.push(&far.record(k)))
+                    let far = self.far.pop_first();
+                    far.map(|(key, far)| writer.push(&far.record(key, &self.entries)))
                 }
                 RunKind::Index => {
                     let near = self.near.pop_first();
@@ -233,7 +241,10 @@ impl Flush {
                 let (directory, chunk) = writer.finish();
                 let made = Some(Arc::new(directory));
                 match kind {
-                    RunKind::Carried => self.outcome.run = made,
+                    RunKind::Carried => {
+                        self.outcome.run = made;
+                        self.entries = Vec::new();
+                    }
                     RunKind::Index => self.outcome.index = made,
                 }
                 self.phase = Phase::Syncing(run);
@@ -253,19 +264,20 @@ impl Flush {
 }
 
 impl Far {
-    fn record(&self, key: RunKey) -> RunRecord<'_> {
-        let Content::Publish(view) = self.body.content() else {
+    fn record(self, key: RunKey, entries: &[(EntryHeader, Body)]) -> RunRecord<'_> {
+        let (header, body) = &entries[self.entry as usize];
+        let Content::Publish(view) = body.content() else {
             unreachable!("only published records are taken");
         };
         let record = view.record(self.slot);
-        let bytes = &self.body.bytes()[..];
+        let bytes = &body.bytes()[..];
         RunRecord {
             key,
             schedule_ts: record.schedule_ts,
             allow_duplicate: record.allow_duplicate,
             tombstone: false,
-            append_ts: self.header.append_ts,
-            term: self.header.term,
+            append_ts: header.append_ts,
+            term: header.term,
             checksum: record.checksum,
             message_id: record.message_id.of(bytes),
             meta: record.meta.of(bytes),

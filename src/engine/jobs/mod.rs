@@ -13,6 +13,7 @@ pub mod flush;
 pub mod ids;
 pub mod merge;
 pub mod places;
+mod sorter;
 
 use std::sync::Arc;
 
