@@ -76,7 +76,7 @@ pub enum Effect {
         /// Behind the last byte, a multiple of 4 KiB.
         to: u64,
     },
-    /// Write to the log. The driver lends a zeroed buffer of `len` bytes to
+    /// Write to the log. The driver lends a buffer of `len` bytes to
     /// `Engine::fill_write(partition, write, buffer)` while it runs this effect, writes it at
     /// `position` and answers `WriteDone`.
     Write {

@@ -208,7 +208,7 @@ impl Engine {
         hold_back::percent_behind(&self.config, self.partitions.len(), bytes)
     }
 
-    /// Fills the buffer lent for a planned write. Called once, while its effect is run.
+    /// Fills the buffer lent for a planned write, all of it. Called once, while its effect is run.
     pub fn fill_write(&mut self, partition: PartitionId, write: u64, buffer: &mut [u8]) {
         own(&mut self.partitions, partition).fill_write(write, buffer);
     }

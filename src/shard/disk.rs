@@ -127,7 +127,7 @@ impl Disk {
         self.queues.borrow_mut().insert(partition, Rc::new(queue));
     }
 
-    /// Writes to the log what `fill` puts into a zeroed buffer; answered by `WriteDone`.
+    /// Writes to the log what `fill` puts into a buffer, all of it; answered by `WriteDone`.
     pub(super) fn write(
         self: &Rc<Self>,
         extent: Extent,
@@ -136,7 +136,7 @@ impl Disk {
         fill: impl FnOnce(&mut [u8]),
     ) {
         assert!(extent.is_aligned(), "{extent:?}");
-        let mut buffer = Buffer::zeroed(self.direct, extent.len);
+        let mut buffer = Buffer::of_any_bytes(self.direct, extent.len);
         fill(buffer.bytes());
         let disk = self.clone();
         run(async move {

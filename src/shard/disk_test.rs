@@ -107,7 +107,6 @@ fn what_is_written_is_read() {
         for write in 0..8 {
             let sync = write % 2 == 0;
             disk.write(extent(write * 2 * BLOCK, BLOCK), write, sync, |buffer| {
-                assert!(buffer.iter().all(|byte| *byte == 0), "lent zeroed");
                 buffer.fill(write as u8 + 1);
             });
         }

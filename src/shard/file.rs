@@ -32,12 +32,20 @@ pub(super) enum Buffer {
 
 impl Buffer {
     pub(super) fn zeroed(direct: bool, len: u64) -> Self {
-        if !direct {
-            return Self::Buffered(vec![0; len as usize]);
+        let mut buffer = Self::of_any_bytes(direct, len);
+        if let Self::Direct(buffer) = &mut buffer {
+            buffer.as_bytes_mut().fill(0);
         }
-        let mut buffer = glommio::allocate_dma_buffer(len as usize);
-        buffer.as_bytes_mut().fill(0);
-        Self::Direct(buffer)
+        buffer
+    }
+
+    /// A buffer of which all bytes will be written: it may hold what another write has left.
+    pub(super) fn of_any_bytes(direct: bool, len: u64) -> Self {
+        if direct {
+            Self::Direct(glommio::allocate_dma_buffer(len as usize))
+        } else {
+            Self::Buffered(vec![0; len as usize])
+        }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -252,7 +252,7 @@ impl Disk {
 
     /// False if there is no space.
     async fn try_write_run(&self, file: &File, path: &Path, position: u64, bytes: &[u8]) -> bool {
-        let mut buffer = Buffer::zeroed(self.direct, bytes.len() as u64);
+        let mut buffer = Buffer::of_any_bytes(self.direct, bytes.len() as u64);
         buffer.bytes().copy_from_slice(bytes);
         let written: Result<usize, GlommioError<()>> = file.try_write(buffer, position).await;
         match written {

@@ -137,7 +137,7 @@ impl World {
                 self.at(at_us, Event::Mesh { from: shard, to });
             }
             Effect::Write { partition, write, segment, position, len, sync } => {
-                let mut data = vec![0; len as usize];
+                let mut data = vec![0xee; len as usize];
                 let engine = &mut self.node.as_mut().expect("alive").shard(shard).engine;
                 engine.fill_write(partition, write, &mut data);
                 let number = write;

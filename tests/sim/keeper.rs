@@ -451,7 +451,7 @@ impl Keeper {
             }
             Effect::Mesh { .. } => unreachable!("one shard"),
             Effect::Write { partition, write: number, segment, position, len, sync } => {
-                let mut data = vec![0; len as usize];
+                let mut data = vec![0xee; len as usize];
                 self.engine.fill_write(partition, number, &mut data);
                 self.op(Op::Write(Write { partition, number, segment, position, data, sync }));
             }

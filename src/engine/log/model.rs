@@ -215,7 +215,7 @@ pub(super) fn in_flight_together() -> (Disk, Vec<(Place, u64)>) {
 
 /// The bytes of a planned write.
 pub(super) fn filled(tail: &mut Tail, planned: &Planned) -> Vec<u8> {
-    let mut buffer = vec![0; planned.len as usize];
+    let mut buffer = vec![0xee; planned.len as usize];
     tail.fill_write(planned.write, &mut buffer);
     buffer
 }

@@ -300,7 +300,8 @@ impl Tail {
         Planned { write, segment: self.segment, position, len, entries: first.zip(last), places }
     }
 
-    /// Puts the bytes of a planned write into the driver's zeroed buffer. Once per write.
+    /// Puts the bytes of a planned write into the driver's buffer, whatever that holds: what lies
+    /// between entries and behind them is zero. Once per write.
     ///
     /// # Panics
     /// If the write is not in flight or was filled before, or the buffer has another length.
@@ -311,6 +312,7 @@ impl Tail {
         assert!(!flight.filled, "a write is filled once");
         flight.filled = true;
         buffer[..flight.prefix.len()].copy_from_slice(&flight.prefix);
+        let mut end = flight.prefix.len();
         for (at, header, body) in flight.entries.drain(..) {
             assert!(at.is_multiple_of(ENTRY_ALIGN), "entries are aligned");
             let envelope = Envelope {
@@ -321,10 +323,14 @@ impl Tail {
                 body_len: body.bytes().len() as u32,
                 body_crc: body.crc(),
             };
-            let entry = &mut buffer[(at - flight.position) as usize..];
-            entry[..HEAD_BYTES].copy_from_slice(&encode_head(&envelope, &header));
-            entry[HEAD_BYTES..HEAD_BYTES + body.bytes().len()].copy_from_slice(body.bytes());
+            let start = (at - flight.position) as usize;
+            buffer[end..start].fill(0);
+            end = start + HEAD_BYTES + body.bytes().len();
+            let (head, rest) = buffer[start..end].split_at_mut(HEAD_BYTES);
+            head.copy_from_slice(&encode_head(&envelope, &header));
+            rest.copy_from_slice(body.bytes());
         }
+        buffer[end..].fill(0);
         if write + 1 == self.next_write {
             let from = (block_floor(self.end) - flight.position) as usize;
             let to = (self.end - flight.position) as usize;
