@@ -19,43 +19,71 @@ use crate::engine::log::{Body, Cached, Content, EntryHeader, Parsed, Piece, Plac
 use crate::engine::mesh::{MeshMessage, ReplayCursor};
 use crate::engine::partition::Partition;
 use crate::engine::reads::{AXIS_READ, CUT_READ, Flow, Reading, SCAN_READ};
-use crate::engine::runs::RunKey;
+use crate::engine::runs::{Block, RunKey};
 use crate::engine::step::Step;
 
+/// Where a walk has found its last event: the next one often lies behind it.
+#[derive(Debug, Default)]
+pub(super) struct Near {
+    /// The entry of the last one that was in the log's.
+    entry: Option<Cached>,
+    /// The block of the last one that was in a run's, and its record there.
+    record: Option<(Block, usize)>,
+}
+
+impl Near {
+    /// The record behind the last one, if it has this key.
+    fn next_record(&mut self, key: &RunKey) -> Option<(&Block, usize)> {
+        let (block, record) = self.record.as_mut()?;
+        let next = *record + 1;
+        if next == block.len() || block.key(next) != *key {
+            return None;
+        }
+        *record = next;
+        Some((block, next))
+    }
+}
+
 impl Partition {
-    /// The event, if it is in memory. `near`: the entry of the event that the same walk has taken
-    /// before it, which often holds the next one, too.
-    pub(in crate::engine) fn fetch(
+    /// The event, if it is in memory.
+    pub(super) fn fetch(
         &self,
         topic: TopicNo,
         position: Position,
-        near: &mut Option<Cached>,
+        near: &mut Near,
     ) -> Option<StoredEvent> {
-        if !near.as_ref().is_some_and(|near| near.holds(position.offset)) {
-            *near = self.cache.get(position.offset).cloned();
+        let key = RunKey::new(topic, position);
+        if let Some((block, record)) = near.next_record(&key) {
+            return Some(self.carried_event(block, record));
         }
-        let logged = near.as_ref().map(|near| self.stored(near, topic, position.offset));
-        logged.or_else(|| self.fetch_carried(topic, position))
-    }
-
-    fn fetch_carried(&self, topic: TopicNo, position: Position) -> Option<StoredEvent> {
+        if !near.entry.as_ref().is_some_and(|entry| entry.holds(position.offset)) {
+            near.entry = self.cache.get(position.offset).cloned();
+        }
+        if let Some(entry) = &near.entry {
+            return Some(self.stored(entry, topic, position.offset));
+        }
         let (run, number) = self.carrier(topic, position)?;
         let block = self.horizon.blocks.get(run.head().ids.run, number)?;
-        let row = block.find(&RunKey::new(topic, position))?;
-        let (record, spans) = (block.record(row), block.spans(row));
-        Some(StoredEvent {
+        let record = block.find(&key)?;
+        near.record = Some((block.clone(), record));
+        Some(self.carried_event(block, record))
+    }
+
+    fn carried_event(&self, block: &Block, number: usize) -> StoredEvent {
+        let (record, spans) = (block.record(number), block.spans(number));
+        StoredEvent {
             body: block.bytes().clone(),
             message_id: spans.message_id,
             meta: spans.meta,
             payload: spans.payload,
-            topic: Arc::clone(&self.topics.get(topic).name),
+            topic: Arc::clone(&self.topics.get(record.key.topic).name),
             schedule_ts: record.schedule_ts,
             append_ts: record.append_ts,
             partition: self.id,
-            offset: position.offset,
+            offset: record.key.position.offset,
             term: record.term,
             checksum: record.checksum,
-        })
+        }
     }
 
     fn stored(&self, cached: &Cached, topic: TopicNo, offset: Offset) -> StoredEvent {

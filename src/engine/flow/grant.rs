@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 
+use super::fetch::Near;
 use super::fire::{Timer, TimerKind};
 use crate::base::api::Delivery;
 use crate::base::ids::{GroupNo, Position};
@@ -191,7 +192,7 @@ impl Partition {
     ) -> Handed {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let (events, mut bytes_left) = (grant.events as usize, grant.bytes);
-        let (mut found, mut near) = (VecDeque::new(), None);
+        let (mut found, mut near) = (VecDeque::new(), Near::default());
         let mut too_large = false;
         while deliveries.len() < events {
             let group = &self.groups[no.0 as usize];

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::fetch::Near;
 use super::past::Reach;
 use super::recover::Phase;
 use super::subscribe::partitions_of;
@@ -408,7 +409,7 @@ impl Partition {
         };
         // An event published late lies on the axis up to this far behind its schedule_ts.
         let last_due = end.saturating_add(axis.max_passed_ms());
-        let (mut bytes, mut looked, mut near) = (0, 0, None);
+        let (mut bytes, mut looked, mut near) = (0, 0, Near::default());
         for event in past::read(past, axis, behind) {
             if let Some(reach) = reach.filter(|reach| event.position > *reach) {
                 return axis_goes_on(found.events, reach);

@@ -231,16 +231,24 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// The number at `at`; whoever calls has checked that it lies inside.
+#[inline]
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+    u16::from_le_bytes(*chunk_at(bytes, at))
 }
 
+#[inline]
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_le_bytes(*chunk_at(bytes, at))
 }
 
+#[inline]
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+    u64::from_le_bytes(*chunk_at(bytes, at))
+}
+
+#[inline]
+fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("it lies inside")
 }
 
 #[cfg(test)]
