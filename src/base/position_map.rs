@@ -5,33 +5,63 @@
 //! levels of it. Here that is once for 32 to 64 events, or for 64 where they come in order, which
 //! most do. It is the sorted-blocks half of a B+ tree; the tree above it is the standard library's.
 //!
+//! What is done with many positions comes to the same block again and again, so the block that was
+//! used twice in a row is remembered, and found without the tree.
+//!
 //! Must hold: no block is empty; a block's key is at or before its first entry, and behind the last
 //! entry of the block before; two neighbours have more than a quarter of a block together. So a
 //! value of 4 bytes costs 24 bytes where entries come in order, about 35 where they do not, and at
 //! most 200 where most were removed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
-use super::ids::Position;
+use super::ids::{Offset, Position};
 
 /// Entries of a block at most.
 const BLOCK: usize = 64;
 /// A block that shrinks to this looks for a neighbour to be one with.
 const SMALL: usize = BLOCK / 4;
-/// What two blocks have at most that become one.
-const MERGED: usize = BLOCK / 2;
+/// What two blocks have at most that become one: of two small neighbours, the second to become
+/// small takes the other in.
+const MERGED: usize = 2 * SMALL;
+/// Behind all positions but itself.
+const END: Position = Position { due: u64::MAX, offset: Offset(u64::MAX) };
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct PositionMap<V> {
-    blocks: BTreeMap<Position, Vec<(Position, V)>>,
+    /// The number of each block, by its key.
+    tree: BTreeMap<Position, u32>,
+    blocks: Vec<Block<V>>,
     len: usize,
+    recent: Cell<Recent>,
+}
+
+#[derive(Clone, Debug)]
+struct Block<V> {
+    key: Position,
+    entries: Vec<(Position, V)>,
+}
+
+/// The block that was used last. What lies from `from` up to before `to` belongs there; nothing is
+/// known where both are the same.
+#[derive(Clone, Copy, Debug)]
+struct Recent {
+    number: u32,
+    from: Position,
+    to: Position,
+}
+
+impl Recent {
+    const NONE: Self = Self { number: u32::MAX, from: Position::START, to: Position::START };
 }
 
 impl<V> Default for PositionMap<V> {
     fn default() -> Self {
-        Self { blocks: BTreeMap::new(), len: 0 }
+        let (tree, blocks) = (BTreeMap::new(), Vec::new());
+        Self { tree, blocks, len: 0, recent: Cell::new(Recent::NONE) }
     }
 }
 
@@ -51,121 +81,174 @@ impl<V: Copy> PositionMap<V> {
     /// The value at a position.
     #[must_use]
     pub fn get(&self, position: Position) -> Option<V> {
-        let (_, block) = self.blocks.range(..=position).next_back()?;
-        let at = find(block, position).ok()?;
-        Some(block[at].1)
+        let entries = &self.blocks[self.block_of(position)?].entries;
+        let at = find(entries, position).ok()?;
+        Some(entries[at].1)
     }
 
     /// The value at a position, to be changed.
     pub fn get_mut(&mut self, position: Position) -> Option<&mut V> {
-        let (_, block) = self.blocks.range_mut(..=position).next_back()?;
-        let at = find(block, position).ok()?;
-        Some(&mut block[at].1)
+        let number = self.block_of(position)?;
+        let entries = &mut self.blocks[number].entries;
+        let at = find(entries, position).ok()?;
+        Some(&mut entries[at].1)
     }
 
     /// Adds an entry; false, and nothing changes, if the position has one.
     pub fn insert(&mut self, position: Position, value: V) -> bool {
         let is_only = self.blocks.len() <= 1;
-        let Some((key, block)) = self.blocks.range_mut(..=position).next_back() else {
+        let Some(number) = self.block_of(position) else {
             self.insert_first(position, value);
             return true;
         };
-        let Err(at) = find(block, position) else { return false };
+        let entries = &mut self.blocks[number].entries;
+        let Err(at) = find(entries, position) else { return false };
         self.len += 1;
-        if block.len() == BLOCK {
-            let key = *key;
-            self.insert_into_full(key, at, (position, value));
+        if entries.len() == BLOCK {
+            self.insert_into_full(number, at, (position, value));
             return true;
         }
         // The first block grows as it is filled: a small map stays small.
-        if block.len() == block.capacity() && !is_only {
-            block.reserve_exact(BLOCK - block.len());
+        if entries.len() == entries.capacity() && !is_only {
+            entries.reserve_exact(BLOCK - entries.len());
         }
-        block.insert(at, (position, value));
+        entries.insert(at, (position, value));
         true
     }
 
     /// Removes an entry, and returns its value.
     pub fn remove(&mut self, position: Position) -> Option<V> {
-        let (key, block) = self.blocks.range_mut(..=position).next_back()?;
-        let at = find(block, position).ok()?;
-        let (_, value) = block.remove(at);
+        let number = self.block_of(position)?;
+        let entries = &mut self.blocks[number].entries;
+        let at = find(entries, position).ok()?;
+        let (_, value) = entries.remove(at);
         self.len -= 1;
-        if block.len() <= SMALL {
-            let key = *key;
-            self.shrink(key);
+        match entries.len() {
+            0 => drop(self.remove_block(number)),
+            SMALL => self.merge(number),
+            _ => {}
         }
         Some(value)
     }
 
     /// The entries behind a position, in order.
     pub fn after(&self, position: Position) -> impl Iterator<Item = (Position, V)> + '_ {
-        let first = self.blocks.range(..=position).next_back();
-        let first = first.map_or(&[][..], |(_, block)| {
-            &block[block.partition_point(|entry| entry.0 <= position)..]
+        let first = self.block_of(position).map_or(&[][..], |number| {
+            let entries = &self.blocks[number].entries;
+            &entries[entries.partition_point(|entry| entry.0 <= position)..]
         });
-        let others = self.blocks.range((Excluded(position), Unbounded));
-        first.iter().chain(others.flat_map(|(_, block)| block)).copied()
+        let others = move || self.tree.range((Excluded(position), Unbounded));
+        let others = std::iter::once_with(others).flatten();
+        let others = others.flat_map(|(_, number)| &self.blocks[*number as usize].entries);
+        first.iter().chain(others).copied()
+    }
+
+    /// The block that has a position if any has it: the last one whose key is not behind it.
+    fn block_of(&self, position: Position) -> Option<usize> {
+        let recent = self.recent.get();
+        if recent.from <= position && position < recent.to {
+            return Some(recent.number as usize);
+        }
+        let (from, number) = self.tree.range(..=position).next_back()?;
+        let (from, number) = (*from, *number);
+        // Who comes for the second time comes again: it is worth while to see where it ends.
+        let to = if number == recent.number { self.end_of(from) } else { from };
+        self.recent.set(Recent { number, from, to });
+        Some(number as usize)
+    }
+
+    /// The key of the block behind the one with this key.
+    fn end_of(&self, key: Position) -> Position {
+        self.tree.range((Excluded(key), Unbounded)).next().map_or(END, |(next, _)| *next)
     }
 
     /// Before all others, or the first of all.
     fn insert_first(&mut self, position: Position, value: V) {
         self.len += 1;
-        let first = self.blocks.first_key_value().map(|(_, block)| block.len());
-        if first.is_none_or(|entries| entries == BLOCK) {
-            self.add_block(position, vec![(position, value)]);
-        } else {
-            let (_, mut block) = self.blocks.pop_first().expect("just seen");
-            block.insert(0, (position, value));
-            self.add_block(position, block);
-        }
+        let first = self.tree.first_key_value().map(|(_, number)| *number);
+        let Some(number) = first.filter(|number| self.entries_of(*number) < BLOCK) else {
+            return self.add_block(vec![(position, value)]);
+        };
+        self.tree.pop_first();
+        self.tree.insert(position, number);
+        let block = &mut self.blocks[number as usize];
+        block.key = position;
+        block.entries.insert(0, (position, value));
+        self.recent.set(Recent::NONE);
     }
 
-    /// Splits the block at `key`, unless the entry comes behind all others: where entries come in
-    /// order, blocks stay full.
-    fn insert_into_full(&mut self, key: Position, at: usize, entry: (Position, V)) {
-        let is_last = self.blocks.last_key_value().is_some_and(|(last, _)| *last == key);
-        if at == BLOCK && is_last {
-            return self.add_block(entry.0, vec_of(&[entry]));
+    /// Splits a block, unless the entry comes behind all others: where entries come in order,
+    /// blocks stay full.
+    fn insert_into_full(&mut self, number: usize, at: usize, entry: (Position, V)) {
+        let last = self.tree.last_key_value().map(|(_, last)| *last as usize);
+        if at == BLOCK && last == Some(number) {
+            let new = self.blocks.len() as u32;
+            self.add_block(vec_of(&[entry]));
+            return self.recent.set(Recent { number: new, from: entry.0, to: END });
         }
-        let block = self.blocks.get_mut(&key).expect("just seen");
-        let mut upper = vec_of(&block[BLOCK / 2..]);
-        block.truncate(BLOCK / 2);
+        let entries = &mut self.blocks[number].entries;
+        let mut upper = vec_of(&entries[BLOCK / 2..]);
+        entries.truncate(BLOCK / 2);
         match at.checked_sub(BLOCK / 2) {
-            None | Some(0) => block.insert(at, entry),
+            None | Some(0) => entries.insert(at, entry),
             Some(at) => upper.insert(at, entry),
         }
-        self.add_block(upper[0].0, upper);
+        self.add_block(upper);
     }
 
-    fn add_block(&mut self, key: Position, block: Vec<(Position, V)>) {
-        let before = self.blocks.insert(key, block);
+    /// A block of its own for these entries, whose key is the first one's position.
+    fn add_block(&mut self, entries: Vec<(Position, V)>) {
+        let (key, number) = (entries[0].0, self.blocks.len() as u32);
+        let before = self.tree.insert(key, number);
         assert!(before.is_none(), "blocks do not overlap");
+        self.blocks.push(Block { key, entries });
+        self.recent.set(Recent::NONE);
     }
 
-    /// The block at `key` has few entries: it goes if it has none, or becomes one with a neighbour.
-    fn shrink(&mut self, key: Position) {
-        let own = self.blocks[&key].len();
-        if own == 0 {
-            self.blocks.remove(&key);
-            return;
-        }
-        let fits =
-            |(key, block): (&Position, &Vec<_>)| (own + block.len() <= MERGED).then_some(*key);
-        let behind = self.blocks.range((Excluded(key), Unbounded)).next().and_then(fits);
-        let before = self.blocks.range(..key).next_back().and_then(fits);
-        let (left, right) = match (before, behind) {
+    /// A block that has become small is one with a neighbour that is small, too.
+    fn merge(&mut self, number: usize) {
+        let (key, own) = (self.blocks[number].key, self.blocks[number].entries.len());
+        let fits = |number: &u32| own + self.entries_of(*number) <= MERGED;
+        let behind = self.tree.range((Excluded(key), Unbounded)).next().map(|(_, number)| *number);
+        let before = self.tree.range(..key).next_back().map(|(_, number)| *number);
+        let (left, right) = match (before.filter(fits), behind.filter(fits)) {
             (_, Some(behind)) => (key, behind),
-            (Some(before), None) => (before, key),
+            (Some(before), None) => (self.blocks[before as usize].key, number as u32),
             (None, None) => return,
         };
-        let mut upper = self.blocks.remove(&right).expect("just seen");
-        self.blocks.get_mut(&left).expect("just seen").append(&mut upper);
+        let mut upper = self.remove_block(right as usize);
+        // It may have another number now.
+        let left = self.tree[&left] as usize;
+        self.blocks[left].entries.append(&mut upper);
+    }
+
+    /// Takes out a block; the last one gets its number.
+    fn remove_block(&mut self, number: usize) -> Vec<(Position, V)> {
+        let Block { key, entries } = self.blocks.swap_remove(number);
+        let was = self.tree.remove(&key);
+        assert_eq!(was, Some(number as u32), "the tree knows each block");
+        if let Some(moved) = self.blocks.get(number) {
+            self.tree.insert(moved.key, number as u32);
+        }
+        if self.blocks.len() < self.blocks.capacity() / 4 {
+            self.blocks.shrink_to(2 * self.blocks.len());
+        }
+        self.recent.set(Recent::NONE);
+        entries
+    }
+
+    fn entries_of(&self, number: u32) -> usize {
+        self.blocks[number as usize].entries.len()
     }
 }
 
-fn find<V>(block: &[(Position, V)], position: Position) -> Result<usize, usize> {
-    block.binary_search_by(|entry| entry.0.cmp(&position))
+/// Where a position is, or would be. Most come behind all others, or before.
+fn find<V>(entries: &[(Position, V)], position: Position) -> Result<usize, usize> {
+    match (entries.first(), entries.last()) {
+        (_, Some(last)) if last.0 < position => Err(entries.len()),
+        (Some(first), _) if first.0 == position => Ok(0),
+        _ => entries.binary_search_by(|entry| entry.0.cmp(&position)),
+    }
 }
 
 /// A block with room for all that it may have.

@@ -11,7 +11,12 @@ fn at(n: u64) -> Position {
 
 /// What must hold, and the entries.
 fn checked(map: &PositionMap<u64>) -> Vec<(Position, u64)> {
-    let blocks: Vec<_> = map.blocks.iter().collect();
+    assert_eq!(map.tree.len(), map.blocks.len());
+    let blocks = map.tree.iter().map(|(key, number)| (key, &map.blocks[*number as usize]));
+    let blocks: Vec<_> = blocks
+        .inspect(|(key, block)| assert_eq!(**key, block.key, "both know where it begins"))
+        .map(|(key, block)| (key, &block.entries))
+        .collect();
     for (key, block) in &blocks {
         assert!(!block.is_empty() && block.len() <= BLOCK, "{} entries", block.len());
         assert!(**key <= block[0].0 && block.is_sorted_by(|a, b| a.0 < b.0));
@@ -89,7 +94,7 @@ proptest! {
 
 /// Entries that the blocks have room for.
 fn room(map: &PositionMap<u64>) -> usize {
-    map.blocks.values().map(Vec::capacity).sum()
+    map.blocks.iter().map(|block| block.entries.capacity()).sum()
 }
 
 #[test]
