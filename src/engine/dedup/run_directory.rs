@@ -18,6 +18,8 @@ use crate::base::size::BLOCK;
 
 /// Look-ups that [`RunDirectory::probe_all`] has under way at a time.
 const PROBES: usize = 64;
+/// Parts that are looked at around the one where a hash should be.
+const NEAR: usize = 4;
 
 /// The index and the filters of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,19 +62,23 @@ impl RunDirectory {
     /// where. Look-ups overlap in the memory system: first the places of all are worked out, then
     /// the filters are touched.
     pub fn probe_all(&self, hashes: &[IdHash], out: &mut Vec<(usize, BlockRead)>) {
+        if let [hash] = hashes {
+            return out.extend(self.probe(*hash).map(|read| (0, read)));
+        }
+        let mut looks = [Look::default(); PROBES];
         for (chunk, hashes) in hashes.chunks(PROBES).enumerate() {
-            let mut looks: [Option<Look>; PROBES] = [const { None }; PROBES];
             for (look, hash) in looks.iter_mut().zip(hashes) {
-                let mut groups = places_of(&self.group_firsts, hash.high);
-                *look = groups.next().map(|group| {
-                    let touch = self.filters[group].touch(hash.high);
-                    Look { group, touch, others: groups }
-                });
+                let Range { start, end } = places_of(&self.group_firsts, hash.high);
+                let filter = self.filters.get(start);
+                let touch = filter.map_or(Touch::default(), |filter| filter.touch(hash.high));
+                *look = Look { groups: (start as u32, end as u32), touch };
             }
-            for (number, (look, hash)) in looks.iter_mut().zip(hashes).enumerate() {
-                let Some(Look { group, touch, others }) = look else { continue };
-                let passes = self.filters[*group].holds(touch)
-                    || others.any(|group| self.filters[group].may_contain(hash.high));
+            for (number, (look, hash)) in looks.iter().zip(hashes).enumerate() {
+                let (start, end) = (look.groups.0 as usize, look.groups.1 as usize);
+                let mut others = start + 1..end;
+                let passes = start < end
+                    && (self.filters[start].holds(&look.touch)
+                        || others.any(|group| self.filters[group].may_contain(hash.high)));
                 if passes {
                     out.push((chunk * PROBES + number, self.read_of(*hash)));
                 }
@@ -171,12 +177,12 @@ impl RunDirectory {
 }
 
 /// A look-up under way.
+#[derive(Clone, Copy, Debug, Default)]
 struct Look {
-    /// The first group that may have the hash, and where to look in its filter.
-    group: usize,
+    /// The groups that may have the hash: from here up to before there. Hardly ever more than one.
+    groups: (u32, u32),
+    /// Where to look in the filter of the first one.
     touch: Touch,
-    /// More such groups: hardly ever any.
-    others: Range<usize>,
 }
 
 /// Which parts of a sorted whole may have `high`, given the first one of each part: the last part
@@ -188,9 +194,20 @@ fn places_of(firsts: &[u64], high: u64) -> Range<usize> {
 }
 
 /// The first part that does not begin before `high`. Hashes are spread evenly, so it is near where
-/// the leading bits say: a few cache lines are touched, however many parts there are.
+/// the leading bits say: of the few there it is counted how many begin before. To go from one to
+/// the next would be a branch that nobody can foresee, and keeps others' look-ups waiting.
 fn first_not_below(firsts: &[u64], high: u64) -> usize {
     let guess = ((u128::from(high) * firsts.len() as u128) >> 64) as usize;
+    let from = guess.saturating_sub(1);
+    let to = firsts.len().min(from + NEAR);
+    let below: usize = firsts[from..to].iter().map(|first| usize::from(*first < high)).sum();
+    let none_before = from == 0 || below > 0;
+    let none_behind = to == firsts.len() || below < to - from;
+    if none_before && none_behind { from + below } else { search(firsts, high, guess) }
+}
+
+/// The same, from a guess on that may be far away.
+fn search(firsts: &[u64], high: u64, guess: usize) -> usize {
     let (mut from, mut to) = (guess, guess);
     let mut step = 1;
     while from > 0 && firsts[from - 1] >= high {
