@@ -14,6 +14,7 @@
 //! fault is to be dropped: its inputs stay as they are, its output was never a run.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::ops::Range;
@@ -76,6 +77,8 @@ pub struct Merge {
     /// Of each input that has a record in memory, the next one: least key first, and of equal ones
     /// the newest input's.
     next: BinaryHeap<Reverse<(RunKey, Reverse<usize>)>>,
+    /// Some input may have no record in memory and more in its file.
+    ran_out: bool,
     /// Bytes of blocks in memory.
     held_bytes: usize,
     drop_tombstones: bool,
@@ -100,7 +103,7 @@ impl Merge {
             assert!(!twice, "run {} is there twice", head.ids.run);
         }
         let inputs = inputs.into_iter().map(Input::new).collect();
-        Self { inputs, next: BinaryHeap::new(), held_bytes: 0, drop_tombstones }
+        Self { inputs, next: BinaryHeap::new(), ran_out: true, held_bytes: 0, drop_tombstones }
     }
 
     /// The head of the run that comes out, by its number.
@@ -154,9 +157,10 @@ impl Merge {
         let mut left = budget;
         loop {
             // An input without a record in memory may have the least key of all.
-            if self.inputs.iter().any(Input::is_waited_for) {
+            if self.ran_out && self.inputs.iter().any(Input::is_waited_for) {
                 return MergeProgress::Waiting;
             }
+            self.ran_out = false;
             let Some(Reverse((key, Reverse(newest)))) = self.next.peek().copied() else {
                 return MergeProgress::Done;
             };
@@ -176,13 +180,19 @@ impl Merge {
     /// Steps over the record with this key in every input; how many there were.
     fn advance_past(&mut self, key: RunKey) -> usize {
         let mut passed = 0;
-        while let Some(Reverse((next, Reverse(input)))) = self.next.peek().copied() {
+        while let Some(mut top) = self.next.peek_mut() {
+            let Reverse((next, Reverse(input))) = *top;
             if next != key {
                 break;
             }
-            self.next.pop();
             self.held_bytes -= self.inputs[input].advance();
-            self.note_next(input);
+            match self.inputs[input].key() {
+                Some(next) => *top = Reverse((next, Reverse(input))),
+                None => {
+                    self.ran_out = true;
+                    PeekMut::pop(top);
+                }
+            }
             passed += 1;
         }
         assert!(passed > 0, "each step takes something");
