@@ -17,8 +17,11 @@ use crate::wire::frame::{Frame, FrameDecoder};
 use crate::wire::kind::FrameKind;
 use crate::wire::native;
 
-/// Room for one read, bytes.
-const READ_BYTES: usize = 64 * 1024;
+/// Room for the first read of a connection, bytes: most only ever bring short answers, and a
+/// program may have thousands.
+const ROOM_MIN: usize = 4 * 1024;
+/// Room for a read where much comes in.
+const ROOM_MAX: usize = 64 * 1024;
 /// A written buffer larger than this gives its memory back.
 const KEEP_BYTES: usize = 1024 * 1024;
 
@@ -72,7 +75,7 @@ async fn read(
     mut buffer: BytesMut,
     life: Arc<Life>,
 ) {
-    let (mut frames, mut parcels) = (Vec::new(), Vec::new());
+    let (mut frames, mut parcels, mut room) = (Vec::new(), Vec::new(), ROOM_MIN);
     loop {
         if let Err(reason) = split(&mut buffer, &mut frames) {
             shared.close(&reason);
@@ -83,12 +86,24 @@ async fn read(
             hand_over(parcel, &life).await;
         }
         // What is missing of a begun frame, but never more than as much again as has come.
-        buffer.reserve(READ_BYTES.max(buffer.len()));
+        buffer.reserve(room.max(buffer.len()));
         match socket.read_buf(&mut buffer).await {
             Ok(0) => return shared.close("the server closed the connection"),
-            Ok(_) => life.reads.fetch_add(1, Ordering::Relaxed),
+            Ok(bytes) => room = next_room(room, bytes),
             Err(error) => return shared.close(&format!("the connection was lost: {error}")),
-        };
+        }
+        life.reads.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Room for the read behind one that had so much and has brought so many bytes.
+fn next_room(room: usize, bytes: usize) -> usize {
+    if bytes >= room {
+        (2 * room).min(ROOM_MAX)
+    } else if bytes < room / 4 {
+        (room / 2).max(ROOM_MIN)
+    } else {
+        room
     }
 }
 
@@ -137,5 +152,20 @@ async fn watch(shared: Arc<Shared>, life: Arc<Life>, keepalive: Duration) {
             asked = true;
             shared.put_ping();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_follows_what_comes_in() {
+        assert_eq!(next_room(ROOM_MIN, ROOM_MIN - 1), ROOM_MIN);
+        assert_eq!(next_room(ROOM_MIN, 1), ROOM_MIN, "no less than this");
+        assert_eq!(next_room(ROOM_MIN, ROOM_MIN), 2 * ROOM_MIN);
+        assert_eq!(next_room(ROOM_MAX, 2 * ROOM_MAX), ROOM_MAX, "no more than this");
+        assert_eq!(next_room(ROOM_MAX, ROOM_MAX / 4), ROOM_MAX);
+        assert_eq!(next_room(ROOM_MAX, ROOM_MAX / 4 - 1), ROOM_MAX / 2);
     }
 }
