@@ -177,7 +177,12 @@ impl Partition {
         topic.disk.loaded_to = cover;
         let mut new = Vec::new();
         for DueEvent { position, .. } in load.events(cover) {
-            if topic.axis.at(position).is_some() {
+            let is_known = if skim {
+                topic.axis.at(position).is_some()
+            } else {
+                !topic.axis.insert_loaded(position)
+            };
+            if is_known {
                 continue;
             }
             topic.disk.count -= 1;
@@ -185,7 +190,6 @@ impl Partition {
             if skim {
                 self.horizon.past += 1;
             } else {
-                topic.axis.insert_loaded(position);
                 new.push(position);
             }
         }
