@@ -218,6 +218,8 @@ impl Partition {
         }
         let hashes = self.proposals.take_hashes(header.base_offset).unwrap_or_default();
         assert!(hashes.is_empty() || hashes.len() == view.len() as usize, "one for each event");
+        // Table by table: what of them is not in the processor's caches is waited for together.
+        let mut ids = Vec::with_capacity(view.len() as usize);
         for slot in 0..view.len() {
             let record = view.record(slot);
             let offset = header.base_offset.plus(u64::from(slot));
@@ -234,7 +236,14 @@ impl Partition {
             let hash = hashes.get(slot as usize).copied();
             let hash = hash.unwrap_or_else(|| self.hash_of(bytes, &record));
             debug_assert_eq!(hash, self.hash_of(bytes, &record), "computed when it was proposed");
-            self.remember_id(header, hash, &record, offset);
+            ids.push((hash, original(header, &record, offset), record.allow_duplicate));
+        }
+        for (hash, original, _) in &ids {
+            self.proposals.id_applied(*hash, original.offset);
+        }
+        let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
+        for (hash, original, allow_duplicate) in ids {
+            self.dedup.record(hash, original, allow_duplicate, settled);
         }
     }
 
@@ -253,12 +262,7 @@ impl Partition {
         offset: Offset,
     ) {
         self.proposals.id_applied(hash, offset);
-        let original = Original {
-            offset,
-            schedule_ts: record.schedule_ts,
-            append_ts: header.append_ts,
-            topic: record.topic,
-        };
+        let original = original(header, record, offset);
         let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
         self.dedup.record(hash, original, record.allow_duplicate, settled);
     }
@@ -382,6 +386,11 @@ pub struct GroupAudit {
     pub unsettled: u64,
     /// Beyond the frontier and not settled.
     pub beyond: u64,
+}
+
+fn original(header: &EntryHeader, record: &Record, offset: Offset) -> Original {
+    let Record { schedule_ts, topic, .. } = *record;
+    Original { offset, schedule_ts, append_ts: header.append_ts, topic }
 }
 
 fn settled_everywhere(topics: &Topics, groups: &[Group<Handle>], original: &Original) -> bool {

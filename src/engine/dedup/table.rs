@@ -130,11 +130,16 @@ impl Table {
     /// Moves the ids whose next bit of the hash is 1 to a new table; both are one bit deeper.
     pub(super) fn split(&mut self) -> Self {
         let bit = self.depth;
-        let (ones, zeros) = std::mem::take(&mut self.entries)
-            .into_iter()
-            .partition::<Vec<_>, _>(|entry| entry.hash.bit(bit));
-        let [zeros, ones] = [zeros, ones].map(|mut entries| {
-            entries.shrink_to_fit();
+        let count = self.entries.iter().filter(|entry| entry.hash.bit(bit)).count();
+        // With room for the next ones, so that these do not have all of it moved at once.
+        let with_room = |count: usize| Vec::with_capacity(count + count / 8);
+        let mut ones: Vec<Entry> = with_room(count);
+        let mut zeros: Vec<Entry> = with_room(self.entries.len() - count);
+        for entry in std::mem::take(&mut self.entries) {
+            let half = if entry.hash.bit(bit) { &mut ones } else { &mut zeros };
+            half.push(entry);
+        }
+        let [zeros, ones] = [zeros, ones].map(|entries| {
             let mut half = Self { entries, ..Self::new(bit + 1) };
             half.oldest = half.oldest_entry();
             half.index();
