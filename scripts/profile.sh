@@ -35,7 +35,8 @@ perf script -i "$work/perf" -F comm,ip,sym 2> /dev/null > "$work/stacks"
 awk -v rate="$rate" -v cpu="$(awk "BEGIN { print $ticks * 1e7 / $took }")" '
     BEGIN {
         RS = ""
-        n = split("Job::go_on=jobs: flushes and merges;read_ahead=jobs: reading the log;" \
+        n = split("Job::go_on=jobs: flushes and merges;Job::feed=jobs: flushes and merges;" \
+            "read_ahead=jobs: reading the log;" \
             "Dedup::record=apply: ids into the window;id_applied=apply: ids not pending any more;" \
             "arm_entry=apply: the wheel;Partition::apply=apply: the due axis;" \
             "apply_committed=apply: the rest;horizon_on=what leaves the memory;" \

@@ -216,15 +216,14 @@ impl Partition {
         for (no, name) in view.topics() {
             self.topics.define(no, name);
         }
-        let hashes = self.proposals.take_hashes(header.base_offset).unwrap_or_default();
-        assert!(hashes.is_empty() || hashes.len() == view.len() as usize, "one for each event");
+        let records = || (0..view.len()).map(|slot| view.record(slot));
+        let offsets = || (0..).map(|slot| header.base_offset.plus(slot));
+        let hashes = self.proposals.take_hashes(header.base_offset);
+        let hashes = hashes.unwrap_or_else(|| records().map(|r| self.hash_of(bytes, &r)).collect());
+        assert_eq!(hashes.len(), view.len() as usize, "one for each event");
         // Table by table: what of them is not in the processor's caches is waited for together.
-        let mut ids = Vec::with_capacity(view.len() as usize);
-        for slot in 0..view.len() {
-            let record = view.record(slot);
-            let offset = header.base_offset.plus(u64::from(slot));
-            let due = record.schedule_ts.max(header.append_ts);
-            let position = Position::new(due, offset);
+        for (offset, record) in offsets().zip(records()) {
+            let position = Position::new(record.schedule_ts.max(header.append_ts), offset);
             let topic = self.topics.get_mut(record.topic);
             topic.axis.insert(position, record.schedule_ts);
             for group in &topic.groups {
@@ -233,17 +232,13 @@ impl Partition {
                     group.cursor.joined(position);
                 }
             }
-            let hash = hashes.get(slot as usize).copied();
-            let hash = hash.unwrap_or_else(|| self.hash_of(bytes, &record));
+        }
+        for (offset, hash) in offsets().zip(&hashes) {
+            self.proposals.id_applied(*hash, offset);
+        }
+        for ((offset, record), hash) in offsets().zip(records()).zip(hashes) {
             debug_assert_eq!(hash, self.hash_of(bytes, &record), "computed when it was proposed");
-            ids.push((hash, original(header, &record, offset), record.allow_duplicate));
-        }
-        for (hash, original, _) in &ids {
-            self.proposals.id_applied(*hash, original.offset);
-        }
-        let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
-        for (hash, original, allow_duplicate) in ids {
-            self.dedup.record(hash, original, allow_duplicate, settled);
+            self.remember_id(header, hash, &record, offset);
         }
     }
 
@@ -261,8 +256,12 @@ impl Partition {
         record: &Record,
         offset: Offset,
     ) {
-        self.proposals.id_applied(hash, offset);
-        let original = original(header, record, offset);
+        let original = Original {
+            offset,
+            schedule_ts: record.schedule_ts,
+            append_ts: header.append_ts,
+            topic: record.topic,
+        };
         let settled = |o: &Original| settled_everywhere(&self.topics, &self.groups, o);
         self.dedup.record(hash, original, record.allow_duplicate, settled);
     }
@@ -386,11 +385,6 @@ pub struct GroupAudit {
     pub unsettled: u64,
     /// Beyond the frontier and not settled.
     pub beyond: u64,
-}
-
-fn original(header: &EntryHeader, record: &Record, offset: Offset) -> Original {
-    let Record { schedule_ts, topic, .. } = *record;
-    Original { offset, schedule_ts, append_ts: header.append_ts, topic }
 }
 
 fn settled_everywhere(topics: &Topics, groups: &[Group<Handle>], original: &Original) -> bool {
