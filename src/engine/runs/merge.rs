@@ -186,12 +186,11 @@ impl Merge {
                 break;
             }
             self.held_bytes -= self.inputs[input].advance();
-            match self.inputs[input].key() {
-                Some(next) => *top = Reverse((next, Reverse(input))),
-                None => {
-                    self.ran_out = true;
-                    PeekMut::pop(top);
-                }
+            if let Some(next) = self.inputs[input].key() {
+                *top = Reverse((next, Reverse(input)));
+            } else {
+                self.ran_out = true;
+                PeekMut::pop(top);
             }
             passed += 1;
         }
