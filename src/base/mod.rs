@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod little_endian;
 pub mod position_map;
 pub mod route;
 pub mod size;

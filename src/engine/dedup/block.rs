@@ -13,6 +13,7 @@
 use super::row::{ROW_BYTES, Row, decode_hash, decode_row};
 use super::window::IdHash;
 use crate::base::ids::{PartitionId, RunNo};
+use crate::base::little_endian::{u16_at, u32_at, u64_at};
 use crate::base::size::BLOCK;
 
 /// Bytes of a block.
@@ -247,26 +248,6 @@ fn block_crc(block: &[u8]) -> u32 {
 
 fn blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
-}
-
-#[inline]
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    bytes[at..].first_chunk().expect("it lies inside")
 }
 
 #[cfg(test)]

@@ -17,9 +17,8 @@
 //! each moved within its segment. The three fingerprints xor to the key's own.
 //! ```
 
+use crate::base::little_endian::{u32_at, u64_at};
 use xorf::BinaryFuse16;
-
-use super::block::{u32_at, u64_at};
 
 /// Keys of a filter at most.
 pub(super) const FILTER_KEYS: usize = 5_040;

@@ -17,10 +17,11 @@ use std::ops::Range;
 
 use super::block::{
     BLOCK_BYTES, BLOCK_ROWS, BlockFault, BlockKind, HEAD_BYTES, RunFault, RunIds, open_block,
-    seal_block, u64_at,
+    seal_block,
 };
 use super::filter::FILTER_KEYS;
 use crate::base::ids::Offset;
+use crate::base::little_endian::u64_at;
 use crate::base::size::BLOCK;
 
 /// Blocks of rows that share a filter.

@@ -12,9 +12,9 @@
 //!
 //! [prevails]: Claim::prevailing
 
-use super::block::{u32_at, u64_at};
 use super::window::{IdHash, Original};
 use crate::base::ids::{Offset, TopicNo};
+use crate::base::little_endian::{u32_at, u64_at};
 
 /// Bytes of an encoded row.
 pub const ROW_BYTES: usize = 48;

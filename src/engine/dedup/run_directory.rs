@@ -63,6 +63,7 @@ impl RunDirectory {
     /// the filters are touched.
     pub fn probe_all(&self, hashes: &[IdHash], out: &mut Vec<(usize, BlockRead)>) {
         if let [hash] = hashes {
+            // Nothing to overlap with.
             return out.extend(self.probe(*hash).map(|read| (0, read)));
         }
         let mut looks = [Look::default(); PROBES];

@@ -6,12 +6,12 @@
 //! about 50 us.
 
 use super::block::{
-    BLOCK_BYTES, BlockFault, BlockKind, FORMAT_VERSION, RunFault, RunIds, open_block, u16_at,
-    u64_at,
+    BLOCK_BYTES, BlockFault, BlockKind, FORMAT_VERSION, RunFault, RunIds, open_block,
 };
 use super::filter::{Filter, FilterShape, SHAPE_BYTES};
 use super::layout::{BlockRead, Layout};
 use super::run_directory::RunDirectory;
+use crate::base::little_endian::{u16_at, u64_at};
 use crate::base::size::BLOCK;
 
 /// Blocks of one read.

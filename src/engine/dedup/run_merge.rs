@@ -113,7 +113,7 @@ impl RunMerge {
         self.sources[source].feed(bytes).map_err(|fault| MergeFault { source, fault })
     }
 
-    /// Goes on, looking at about `rows` rows: 500 take about 40 us, and 150 more for each filter
+    /// Goes on, looking at about `rows` rows: 500 take about 50 us, and 150 more for each filter
     /// (5,040 rows) that becomes complete. `keep` says whether an event keeps its id alive; what it
     /// refuses once it must always refuse.
     pub fn step(

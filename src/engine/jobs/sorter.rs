@@ -8,8 +8,8 @@
 //! memory that the processor's caches hold. This is the external merge sort of Knuth (The Art of
 //! Computer Programming 3, 5.4), without the tapes.
 //!
-//! Promises: a call sorts at most [`PORTION`] entries (about 150 us); memory is what the entries
-//! take and at most one portion more; a portion's is let go of when its last entry is given back.
+//! Promises: a call sorts at most [`PORTION`] pairs of a key and its value; memory is what the pairs
+//! take and at most one portion more; a portion's is let go of when its last pair is given back.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,17 +18,17 @@ use std::vec::IntoIter;
 
 use crate::engine::runs::RunKey;
 
-/// Entries that are sorted at once.
+/// Pairs that are sorted at once.
 const PORTION: usize = 4_096;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Sorter<T> {
-    /// At most [`PORTION`] entries, in no order.
+    /// At most [`PORTION`] pairs, in no order.
     open: Vec<(RunKey, T)>,
     /// Each in order; empty where all of it was given back.
     portions: Vec<IntoIter<(RunKey, T)>>,
-    /// Of each portion that has entries, the key of the first one.
+    /// Of each portion that has pairs, the key of the first one.
     next: BinaryHeap<Reverse<(RunKey, usize)>>,
 }
 
@@ -41,7 +41,7 @@ impl<T: Copy> Sorter<T> {
         self.open.is_empty() && self.next.is_empty()
     }
 
-    /// Adds an entry.
+    /// Adds a pair.
     pub(super) fn push(&mut self, key: RunKey, value: T) {
         if self.open.len() == PORTION {
             self.end_portion();
@@ -49,7 +49,7 @@ impl<T: Copy> Sorter<T> {
         self.open.push((key, value));
     }
 
-    /// Gives back the entry with the least key. Of several with one key any may be the first.
+    /// Gives back the pair with the least key. Of several with one key any may be the first.
     pub(super) fn pop_first(&mut self) -> Option<(RunKey, T)> {
         if !self.open.is_empty() {
             self.end_portion();
@@ -57,7 +57,7 @@ impl<T: Copy> Sorter<T> {
         let mut least = self.next.peek_mut()?;
         let Reverse((key, number)) = *least;
         let portion = &mut self.portions[number];
-        let (first, value) = portion.next().expect("it has entries");
+        let (first, value) = portion.next().expect("it has pairs");
         assert_eq!(first, key, "each portion's first one is in the heap");
         if let Some((next, _)) = portion.as_slice().first() {
             *least = Reverse((*next, number));
@@ -70,7 +70,7 @@ impl<T: Copy> Sorter<T> {
 
     fn end_portion(&mut self) {
         let mut portion = std::mem::take(&mut self.open);
-        portion.sort_unstable_by_key(|entry| entry.0);
+        portion.sort_unstable_by_key(|pair| pair.0);
         self.next.push(Reverse((portion[0].0, self.portions.len())));
         self.portions.push(portion.into_iter());
     }
@@ -115,7 +115,7 @@ mod tests {
             sorter.push(RunKey::new(TopicNo(0), Position::new(n, Offset(n))), n);
         }
         for n in 0..PORTION as u64 {
-            assert_eq!(sorter.pop_first().map(|entry| entry.1), Some(n));
+            assert_eq!(sorter.pop_first().map(|pair| pair.1), Some(n));
         }
         let left: Vec<usize> = sorter.portions.iter().map(ExactSizeIterator::len).collect();
         assert_eq!((left, sorter.next.len()), (vec![0, PORTION], 1));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     proptest! {
-        /// Entries that come while others are taken are sorted among what is left.
+        /// Pairs that come while others are taken are sorted among what is left.
         #[test]
         fn it_is_an_ordered_map(steps in prop::collection::vec((0..50_000_u64, 0..3_u8), 0..400)) {
             let (mut sorter, mut model) = (Sorter::new(), BTreeMap::new());

@@ -15,6 +15,7 @@
 use super::entry::{EntryHeader, EntryKind};
 use crate::base::ids::{Index, Offset, PartitionId, Term};
 use crate::base::limits::ENTRY_BODY_BYTES;
+use crate::base::little_endian::{u16_at, u32_at, u64_at};
 
 /// Bytes of an encoded head.
 pub const HEAD_BYTES: usize = 96;
@@ -148,18 +149,6 @@ pub fn decode_head(bytes: &[u8]) -> Result<(Envelope, EntryHeader), HeadError> {
         && header.base_offset.0.checked_add(u64::from(header.count)).is_some();
     let ordered = envelope.synced_index < header.index && envelope.segment <= header.index;
     if reserved && bounded && ordered { Ok((envelope, header)) } else { Err(HeadError::Field) }
-}
-
-fn u16_at(head: &[u8; HEAD_BYTES], at: usize) -> u16 {
-    u16::from_le_bytes([head[at], head[at + 1]])
-}
-
-fn u32_at(head: &[u8; HEAD_BYTES], at: usize) -> u32 {
-    u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-}
-
-fn u64_at(head: &[u8; HEAD_BYTES], at: usize) -> u64 {
-    u64::from(u32_at(head, at)) | u64::from(u32_at(head, at + 4)) << 32
 }
 
 #[cfg(test)]

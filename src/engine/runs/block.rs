@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::due_source::DueEvent;
 use super::part::{
     FIELD_BYTES, HEAD_BYTES, Part, PartHead, RunFault, RunHead, RunKind, is_zero, open, part_len,
-    seal, u16_at, u32_at, u64_at,
+    seal,
 };
 use super::record::{RunKey, RunRecord};
 use crate::base::api::Span;
@@ -27,6 +27,7 @@ use crate::base::ids::{Offset, Position, Term, TopicNo};
 use crate::base::limits::{
     MESSAGE_ID_BYTES, META_BYTES, PAYLOAD_BYTES, RUN_BLOCK_BYTES, RUN_BLOCK_BYTES_MAX,
 };
+use crate::base::little_endian::{u16_at, u32_at, u64_at};
 
 const KEY_ROW_BYTES: usize = 32;
 const CARRIED_ROW_BYTES: usize = 64;

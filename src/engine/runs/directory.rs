@@ -19,12 +19,12 @@ use bytes::Bytes;
 use super::block::{Block, Sealed};
 use super::file::{Extent, Footer, HEADER};
 use super::part::{
-    FIELD_BYTES, HEAD_BYTES, Part, PartHead, RunFault, RunHead, is_zero, open, seal, u16_at,
-    u32_at, u64_at,
+    FIELD_BYTES, HEAD_BYTES, Part, PartHead, RunFault, RunHead, is_zero, open, seal,
 };
 use super::record::RunKey;
 use crate::base::ids::{Offset, Position, TopicNo};
 use crate::base::limits::RUN_BLOCK_BYTES_MAX;
+use crate::base::little_endian::{u16_at, u32_at, u64_at};
 use crate::base::size::BLOCK;
 
 const BLOCK_ROW_BYTES: usize = 24;

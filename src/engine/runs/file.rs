@@ -10,9 +10,10 @@
 
 use super::part::{
     FIELD_BYTES, HEAD_BYTES, Part, PartHead, RunFault, RunHead, RunIds, RunKind, is_zero, open,
-    seal, u64_at,
+    seal,
 };
 use crate::base::ids::Offset;
+use crate::base::little_endian::u64_at;
 use crate::base::size::BLOCK;
 
 /// Bytes of a run file, whole 4 KiB.

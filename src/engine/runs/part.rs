@@ -14,6 +14,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::base::ids::{Offset, PartitionId, RunNo};
+use crate::base::little_endian::{u16_at, u32_at, u64_at};
 use crate::base::size::block_ceil;
 
 /// Bytes of an encoded head.
@@ -228,27 +229,6 @@ pub(super) fn open(
 
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
-}
-
-/// The number at `at`; whoever calls has checked that it lies inside.
-#[inline]
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(*chunk_at(bytes, at))
-}
-
-#[inline]
-fn chunk_at<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    bytes[at..].first_chunk().expect("it lies inside")
 }
 
 #[cfg(test)]
