@@ -6,14 +6,13 @@
 //! most do. It is the sorted-blocks half of a B+ tree; the tree above it is the standard library's.
 //!
 //! What is done with many positions comes to the same block again and again, so the block that was
-//! used twice in a row is remembered, and found without the tree.
+//! changed twice in a row is remembered, and found without the tree.
 //!
 //! Must hold: no block is empty; a block's key is at or before its first entry, and behind the last
 //! entry of the block before; two neighbours have more than a quarter of a block together. So a
 //! value of 4 bytes costs 24 bytes where entries come in order, about 35 where they do not, and at
 //! most 200 where most were removed.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
@@ -36,7 +35,7 @@ pub struct PositionMap<V> {
     tree: BTreeMap<Position, u32>,
     blocks: Vec<Block<V>>,
     len: usize,
-    recent: Cell<Recent>,
+    recent: Recent,
 }
 
 #[derive(Clone, Debug)]
@@ -45,8 +44,8 @@ struct Block<V> {
     entries: Vec<(Position, V)>,
 }
 
-/// The block that was used last. What lies from `from` up to before `to` belongs there; nothing is
-/// known where both are the same.
+/// The block that was changed last. What lies from `from` up to before `to` belongs there; nothing
+/// is known where both are the same.
 #[derive(Clone, Copy, Debug)]
 struct Recent {
     number: u32,
@@ -56,12 +55,16 @@ struct Recent {
 
 impl Recent {
     const NONE: Self = Self { number: u32::MAX, from: Position::START, to: Position::START };
+
+    fn block_of(&self, position: Position) -> Option<usize> {
+        (self.from <= position && position < self.to).then_some(self.number as usize)
+    }
 }
 
 impl<V> Default for PositionMap<V> {
     fn default() -> Self {
         let (tree, blocks) = (BTreeMap::new(), Vec::new());
-        Self { tree, blocks, len: 0, recent: Cell::new(Recent::NONE) }
+        Self { tree, blocks, len: 0, recent: Recent::NONE }
     }
 }
 
@@ -88,7 +91,7 @@ impl<V: Copy> PositionMap<V> {
 
     /// The value at a position, to be changed.
     pub fn get_mut(&mut self, position: Position) -> Option<&mut V> {
-        let number = self.block_of(position)?;
+        let number = self.block_to_change(position)?;
         let entries = &mut self.blocks[number].entries;
         let at = find(entries, position).ok()?;
         Some(&mut entries[at].1)
@@ -97,7 +100,7 @@ impl<V: Copy> PositionMap<V> {
     /// Adds an entry; false, and nothing changes, if the position has one.
     pub fn insert(&mut self, position: Position, value: V) -> bool {
         let is_only = self.blocks.len() <= 1;
-        let Some(number) = self.block_of(position) else {
+        let Some(number) = self.block_to_change(position) else {
             self.insert_first(position, value);
             return true;
         };
@@ -118,7 +121,7 @@ impl<V: Copy> PositionMap<V> {
 
     /// Removes an entry, and returns its value.
     pub fn remove(&mut self, position: Position) -> Option<V> {
-        let number = self.block_of(position)?;
+        let number = self.block_to_change(position)?;
         let entries = &mut self.blocks[number].entries;
         let at = find(entries, position).ok()?;
         let (_, value) = entries.remove(at);
@@ -145,16 +148,24 @@ impl<V: Copy> PositionMap<V> {
 
     /// The block that has a position if any has it: the last one whose key is not behind it.
     fn block_of(&self, position: Position) -> Option<usize> {
-        let recent = self.recent.get();
-        if recent.from <= position && position < recent.to {
-            return Some(recent.number as usize);
+        self.recent.block_of(position).or_else(|| Some(self.search(position)?.1 as usize))
+    }
+
+    /// The same, for a change: who comes for the second time comes again, so it is worth while to
+    /// see where the block ends.
+    fn block_to_change(&mut self, position: Position) -> Option<usize> {
+        if let Some(number) = self.recent.block_of(position) {
+            return Some(number);
         }
-        let (from, number) = self.tree.range(..=position).next_back()?;
-        let (from, number) = (*from, *number);
-        // Who comes for the second time comes again: it is worth while to see where it ends.
-        let to = if number == recent.number { self.end_of(from) } else { from };
-        self.recent.set(Recent { number, from, to });
+        let (from, number) = self.search(position)?;
+        let to = if number == self.recent.number { self.end_of(from) } else { from };
+        self.recent = Recent { number, from, to };
         Some(number as usize)
+    }
+
+    /// Looks for a block in the tree: its key and its number.
+    fn search(&self, position: Position) -> Option<(Position, u32)> {
+        self.tree.range(..=position).next_back().map(|(from, number)| (*from, *number))
     }
 
     /// The key of the block behind the one with this key.
@@ -174,7 +185,7 @@ impl<V: Copy> PositionMap<V> {
         let block = &mut self.blocks[number as usize];
         block.key = position;
         block.entries.insert(0, (position, value));
-        self.recent.set(Recent::NONE);
+        self.recent = Recent::NONE;
     }
 
     /// Splits a block, unless the entry comes behind all others: where entries come in order,
@@ -184,7 +195,8 @@ impl<V: Copy> PositionMap<V> {
         if at == BLOCK && last == Some(number) {
             let new = self.blocks.len() as u32;
             self.add_block(vec_of(&[entry]));
-            return self.recent.set(Recent { number: new, from: entry.0, to: END });
+            self.recent = Recent { number: new, from: entry.0, to: END };
+            return;
         }
         let entries = &mut self.blocks[number].entries;
         let mut upper = vec_of(&entries[BLOCK / 2..]);
@@ -202,7 +214,7 @@ impl<V: Copy> PositionMap<V> {
         let before = self.tree.insert(key, number);
         assert!(before.is_none(), "blocks do not overlap");
         self.blocks.push(Block { key, entries });
-        self.recent.set(Recent::NONE);
+        self.recent = Recent::NONE;
     }
 
     /// A block that has become small is one with a neighbour that is small, too.
@@ -233,7 +245,7 @@ impl<V: Copy> PositionMap<V> {
         if self.blocks.len() < self.blocks.capacity() / 4 {
             self.blocks.shrink_to(2 * self.blocks.len());
         }
-        self.recent.set(Recent::NONE);
+        self.recent = Recent::NONE;
         entries
     }
 

@@ -8,8 +8,9 @@
 //! memory that the processor's caches hold. This is the external merge sort of Knuth (The Art of
 //! Computer Programming 3, 5.4), without the tapes.
 //!
-//! Promises: a call sorts at most [`PORTION`] pairs of a key and its value; memory is what the pairs
-//! take and at most one portion more; a portion's is let go of when its last pair is given back.
+//! Promises: a call sorts at most [`PORTION`] pairs of a key and its value; memory is what the
+//! pairs take and at most one portion more; a portion's is let go of when its last pair is given
+//! back.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
