@@ -19,6 +19,7 @@ const BUGS: &[(&str, &str)] = &[
     ("bug_cut_in_flight", "a backup's cut lies behind writes that are not done"),
     ("bug_deliver_before_durable", "an event is delivered when its write is submitted, not done"),
     ("bug_drop_without_credit", "an offer that finds no credit is dropped"),
+    ("bug_forget_extension", "a lease that was extended ends with those it was given out with"),
     ("bug_forget_staying_grant", "a grant that finds nothing yet is forgotten by the partition"),
     ("bug_floor_tick", "the wheel rounds down"),
     ("bug_forget_dedup_at_restart", "ids published before a restart are forgotten"),

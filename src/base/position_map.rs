@@ -68,6 +68,24 @@ impl<V> Default for PositionMap<V> {
     }
 }
 
+impl<V: Copy + PartialEq> PartialEq for PositionMap<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl<V: Copy + Eq> Eq for PositionMap<V> {}
+
+impl<V: Copy> FromIterator<(Position, V)> for PositionMap<V> {
+    fn from_iter<I: IntoIterator<Item = (Position, V)>>(entries: I) -> Self {
+        let mut map = Self::default();
+        for (position, value) in entries {
+            map.insert(position, value);
+        }
+        map
+    }
+}
+
 impl<V: Copy> PositionMap<V> {
     /// Entries.
     #[must_use]
@@ -132,6 +150,37 @@ impl<V: Copy> PositionMap<V> {
             _ => {}
         }
         Some(value)
+    }
+
+    /// Removes all entries up to a position, and that one.
+    pub fn remove_up_to(&mut self, position: Position) {
+        while let Some((_, number)) = self.tree.first_key_value().map(|(key, n)| (*key, *n)) {
+            let number = number as usize;
+            let entries = &mut self.blocks[number].entries;
+            let gone = entries.partition_point(|entry| entry.0 <= position);
+            self.len -= gone;
+            if gone == entries.len() {
+                drop(self.remove_block(number));
+                continue;
+            }
+            entries.drain(..gone);
+            if gone > 0 && entries.len() <= SMALL {
+                self.merge(number);
+            }
+            return;
+        }
+    }
+
+    /// The last entry.
+    #[must_use]
+    pub fn last(&self) -> Option<(Position, V)> {
+        let (_, number) = self.tree.last_key_value()?;
+        self.blocks[*number as usize].entries.last().copied()
+    }
+
+    /// All entries, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Position, V)> + '_ {
+        self.tree.values().flat_map(|number| &self.blocks[*number as usize].entries).copied()
     }
 
     /// The entries behind a position, in order.

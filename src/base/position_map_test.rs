@@ -39,6 +39,7 @@ enum Step {
     InsertRow(u64, u64),
     Remove(u64),
     RemoveRow(u64, u64),
+    RemoveUpTo(u64),
     Change(u64),
     After(u64),
 }
@@ -50,6 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (n.clone(), few.clone()).prop_map(|(n, count)| Step::InsertRow(n, count)),
         4 => n.clone().prop_map(Step::Remove),
         1 => (n.clone(), few).prop_map(|(n, count)| Step::RemoveRow(n, count)),
+        1 => (0..900_u64).prop_map(|n| Step::RemoveUpTo(n.saturating_sub(300))),
         1 => n.clone().prop_map(Step::Change),
         2 => n.prop_map(Step::After),
     ];
@@ -74,6 +76,10 @@ proptest! {
                     for n in n..n + count {
                         prop_assert_eq!(map.remove(at(n)), model.remove(&at(n)));
                     }
+                }
+                Step::RemoveUpTo(n) => {
+                    map.remove_up_to(at(n));
+                    model.retain(|position, _| *position > at(n));
                 }
                 Step::Change(n) => {
                     prop_assert_eq!(map.get_mut(at(n)).map(|v| *v += 1_000).is_some(),

@@ -295,7 +295,7 @@ impl Partition {
 
     /// What is known of this partition at the moment.
     pub fn status(&self, shard: ShardId) -> PartitionStatus {
-        let in_flight = self.groups.iter().map(|g| g.dispatch.leased.len() as u64).sum();
+        let in_flight = self.groups.iter().map(|g| g.dispatch.busy.leased() as u64).sum();
         let ready = self.groups.iter().map(|g| g.dispatch.ready.len() as u64).sum();
         PartitionStatus {
             partition: self.id,

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::Position;
+use crate::base::position_map::PositionMap;
 
 /// What is recorded about an event that failed and will be tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Failures {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     frontier: Position,
-    settled: BTreeSet<Position>,
+    settled: PositionMap<()>,
     unsettled: BTreeSet<Position>,
     failures: BTreeMap<Position, Failures>,
 }
@@ -40,7 +41,7 @@ impl Cursor {
     /// If a set lies on the wrong side of the frontier.
     pub fn restore(
         frontier: Position,
-        settled: BTreeSet<Position>,
+        settled: PositionMap<()>,
         unsettled: BTreeSet<Position>,
         failures: BTreeMap<Position, Failures>,
     ) -> Self {
@@ -55,7 +56,7 @@ impl Cursor {
     }
 
     /// Settled events beyond the frontier.
-    pub fn settled(&self) -> &BTreeSet<Position> {
+    pub fn settled(&self) -> &PositionMap<()> {
         &self.settled
     }
 
@@ -74,7 +75,7 @@ impl Cursor {
         if position <= self.frontier {
             !self.unsettled.contains(&position)
         } else {
-            self.settled.contains(&position)
+            self.settled.get(position).is_some()
         }
     }
 
@@ -105,7 +106,7 @@ impl Cursor {
         if position <= self.frontier {
             self.unsettled.remove(&position)
         } else {
-            self.settled.insert(position)
+            self.settled.insert(position, ())
         }
     }
 
@@ -131,14 +132,12 @@ impl Cursor {
     pub fn advance(&mut self, frontier: Position) {
         assert!(frontier > self.frontier, "the frontier moves forward only");
         self.frontier = frontier;
-        let mut beyond = self.settled.split_off(&frontier);
-        beyond.remove(&frontier);
-        self.settled = beyond;
+        self.settled.remove_up_to(frontier);
         self.check();
     }
 
     fn check(&self) {
-        assert!(self.settled.first().is_none_or(|first| *first > self.frontier));
+        assert!(self.settled.iter().next().is_none_or(|(first, ())| first > self.frontier));
         assert!(self.unsettled.last().is_none_or(|last| *last <= self.frontier));
     }
 }
@@ -160,7 +159,7 @@ mod tests {
         cursor.advance(at(3));
         assert_eq!(cursor.frontier(), at(3));
         assert_eq!(cursor.unsettled().iter().copied().collect::<Vec<_>>(), [at(1)]);
-        assert_eq!(cursor.settled().iter().copied().collect::<Vec<_>>(), [at(4)]);
+        assert_eq!(cursor.settled().iter().collect::<Vec<_>>(), [(at(4), ())]);
         assert!(cursor.is_settled(at(2)) && cursor.is_settled(at(3)) && cursor.is_settled(at(4)));
         assert!(!cursor.is_settled(at(1)) && !cursor.is_settled(at(5)));
         assert!(cursor.settle(at(1)), "a passed one is settled later");

@@ -4,17 +4,17 @@
 //! be handed out again (released, failed, applied late) or out of order (due beyond the wall clock
 //! because log time runs ahead of it) goes through `ready`.
 //!
-//! Must hold: an event is in at most one of `ready`, `leased`, `held`, `settling`; one that lies
-//! beyond `next_read` and has been handed out is in `ahead`. Every event of the group at or behind
+//! Must hold: an event is in at most one of `ready`, `held` and `busy`; one that lies beyond
+//! `next_read` and has been handed out is in `ahead`. Every event of the group at or behind
 //! `next_read` is settled, about to be (`Settling::Done`), or in `open`: so how far the frontier
 //! may go is known here, without a look at the due axis ([`Dispatch::next_frontier`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
-use ahash::RandomState;
-
+use super::busy::{Busy, BusyEvents, Settling};
 use super::cursor::Cursor;
+use super::deadline::{DeadlineNo, Deadlines};
 use super::lease::{Lease, Member, MemberKey};
 use crate::base::ids::Position;
 use crate::base::position_map::PositionMap;
@@ -69,12 +69,12 @@ pub struct Dispatch<H> {
     pub next_read: Position,
     /// To be handed out now, earliest first.
     pub ready: BTreeSet<Position>,
-    /// Handed out.
-    pub leased: HashMap<Position, Lease<H>, RandomState>,
+    /// Handed out, or judged.
+    pub busy: BusyEvents,
+    /// When leases end.
+    pub deadlines: Deadlines<H>,
     /// Waiting for a backoff, or for the wall clock after a step backward.
     pub held: BTreeSet<Position>,
-    /// An ack, nack or expiry is proposed and not applied.
-    pub settling: HashMap<Position, Settling, RandomState>,
     /// Beyond `next_read`, and put into `ready` before the reading came by.
     pub ahead: BTreeSet<Position>,
     /// Read, or made ready, and not about to be settled.
@@ -95,25 +95,14 @@ pub struct Dispatch<H> {
     pub seen_ms: u64,
 }
 
-/// What is proposed for an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settling {
-    /// It will be settled.
-    Done,
-    /// It will be tried again.
-    Retry,
-}
-
 impl<H> Default for Dispatch<H> {
     fn default() -> Self {
-        // Fixed seeds: the same inputs give the same effects, in the simulator and everywhere.
-        let state = || RandomState::with_seeds(1, 2, 3, 4);
         Self {
             next_read: Position::START,
             ready: BTreeSet::new(),
-            leased: HashMap::with_hasher(state()),
+            busy: BusyEvents::default(),
+            deadlines: Deadlines::default(),
             held: BTreeSet::new(),
-            settling: HashMap::with_hasher(state()),
             ahead: BTreeSet::new(),
             open: PositionMap::default(),
             proposed_frontier: Position::START,
@@ -150,10 +139,33 @@ impl<H: Copy> Dispatch<H> {
         }
     }
 
-    /// It is proposed that the event be settled.
-    pub fn settling(&mut self, position: Position) {
-        self.settling.insert(position, Settling::Done);
-        self.open.remove(position);
+    /// The events whose leases end by this deadline, in order.
+    pub fn leases_until(&self, deadline: DeadlineNo) -> Vec<Position> {
+        let Some((first, last)) = self.deadlines.range(deadline) else { return Vec::new() };
+        let open = self.open.after(first.before()).map(|(position, ())| position);
+        let open = open.take_while(|position| *position <= last);
+        // Known bad: an extension is forgotten.
+        let is_own = |lease: &Lease| lease.deadline == deadline || cfg!(bug_forget_extension);
+        let ends = |at: &Position| self.busy.lease(*at).as_ref().is_some_and(is_own);
+        open.filter(ends).collect()
+    }
+
+    /// A verdict on the event is proposed. Returns the lease that ends by it.
+    pub fn settling(&mut self, position: Position, settling: Settling) -> Option<Lease> {
+        if settling == Settling::Done {
+            self.open.remove(position);
+        }
+        self.busy.judge(position, settling)
+    }
+
+    /// The event waits for its next attempt, if that is what was proposed for it.
+    pub fn hold(&mut self, position: Position) -> bool {
+        let waits = self.busy.get(position) == Some(Busy::Settling(Settling::Retry));
+        if waits {
+            self.busy.remove(position);
+            self.held.insert(position);
+        }
+        waits
     }
 
     /// How far the frontier may go once all that is proposed is applied, `limit` at most: to the
@@ -172,10 +184,8 @@ impl<H: Copy> Dispatch<H> {
         let mut to = open.peek().map_or(limit, |first| first.before());
         let mut passed = Vec::new();
         while cursor.settled().len() > SETTLED_SOFT && open.peek().is_some() {
-            let beyond = cursor.settled().range((Excluded(to), Unbounded));
-            let Some(settled) = beyond.copied().next().filter(|first| *first <= limit) else {
-                break;
-            };
+            let beyond = cursor.settled().after(to).map(|(position, ())| position).next();
+            let Some(settled) = beyond.filter(|first| *first <= limit) else { break };
             let room = PASS_AT_ONCE - passed.len();
             let stragglers: Vec<_> =
                 std::iter::from_fn(|| open.next_if(|p| *p < settled)).take(room + 1).collect();
@@ -203,14 +213,14 @@ impl<H: Copy> Dispatch<H> {
 
     /// Events leased, failing or waiting: bounded by `GROUP_UNSETTLED`.
     pub fn in_flight(&self) -> usize {
-        self.leased.len() + self.settling.len() + self.held.len()
+        self.busy.len() + self.held.len()
     }
 
     /// The event is free to be handed out again. One that the reading has not reached yet will be
     /// found there.
     pub fn release(&mut self, position: Position) {
         self.held.remove(&position);
-        assert!(!self.leased.contains_key(&position), "a leased event is not ready");
+        assert!(self.busy.lease(position).is_none(), "a leased event is not ready");
         if position <= self.next_read || self.ahead.contains(&position) {
             self.ready.insert(position);
             self.open.insert(position, ());
@@ -243,9 +253,7 @@ impl<H: Copy> Dispatch<H> {
 
     /// Leased, proposed or waiting: not to be handed out.
     pub fn is_busy(&self, position: Position) -> bool {
-        self.leased.contains_key(&position)
-            || self.settling.contains_key(&position)
-            || self.held.contains(&position)
+        self.busy.contains(position) || self.held.contains(&position)
     }
 
     /// The earlier of what is ready and what the due axis has next (`next`, already past filter and
@@ -285,13 +293,14 @@ impl<H: Copy> Dispatch<H> {
         }
     }
 
-    /// Settled or given up: nothing about the event is remembered.
-    pub fn forget(&mut self, position: Position) {
+    /// Settled or given up: nothing about the event is remembered. Returns its lease, if it had
+    /// one, which ends by that.
+    pub fn forget(&mut self, position: Position) -> Option<Lease> {
         self.ready.remove(&position);
         self.held.remove(&position);
-        self.settling.remove(&position);
         self.releases.remove(&position);
         self.open.remove(position);
+        self.busy.remove(position)
     }
 }
 
@@ -319,7 +328,7 @@ mod tests {
     }
 
     fn settle(dispatch: &mut Dispatch<()>, cursor: &mut Cursor, due: u64) {
-        dispatch.settling(at(due));
+        dispatch.settling(at(due), Settling::Done);
         let moved = dispatch.next_frontier(cursor, NO_LIMIT);
         cursor.settle(at(due));
         if let Some(moved) = moved {
@@ -345,7 +354,9 @@ mod tests {
     fn the_frontier_stops_before_what_is_proposed() {
         let (mut dispatch, cursor) = (Dispatch::default(), Cursor::default());
         read(&mut dispatch, 5);
-        (1..=5).for_each(|due| dispatch.settling(at(due)));
+        for due in 1..=5 {
+            dispatch.settling(at(due), Settling::Done);
+        }
         let moved = dispatch.next_frontier(&cursor, at(3).before()).expect("a move");
         assert_eq!(moved, FrontierMove { to: at(3).before(), passed: vec![] });
         assert_eq!(dispatch.next_frontier(&cursor, at(3).before()), None, "proposed already");
@@ -379,7 +390,9 @@ mod tests {
     fn what_arrives_behind_the_reading_is_open() {
         let (mut dispatch, mut cursor) = (Dispatch::default(), Cursor::default());
         read(&mut dispatch, 5);
-        (1..=5).for_each(|due| dispatch.settling(at(due)));
+        for due in 1..=5 {
+            dispatch.settling(at(due), Settling::Done);
+        }
         let late = Position::new(3, Offset(9));
         dispatch.arrived(late);
         let moved = dispatch.next_frontier(&cursor, NO_LIMIT).expect("a move");

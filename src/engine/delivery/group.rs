@@ -70,7 +70,7 @@ impl<H: Copy> Group<H> {
 
     /// Whether anything is known of an event here: it has been read, handed out or judged.
     pub fn knows(&self, position: Position) -> bool {
-        self.dispatch.knows(position) || self.cursor.settled().contains(&position)
+        self.dispatch.knows(position) || self.cursor.settled().get(position).is_some()
     }
 
     /// Forgets leases, members and reading position; what is unsettled becomes ready again, and

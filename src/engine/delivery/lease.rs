@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::deadline::DeadlineNo;
 use crate::base::ids::{ShardId, SubscriptionId};
 
 /// A member: the stream of a session on some shard of this node.
@@ -38,13 +39,13 @@ pub struct Grant {
 
 /// The right of one member to handle one event until a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease<H> {
+pub struct Lease {
     /// Who holds it; `None` once the member is gone and late acks are awaited.
     pub member: Option<MemberKey>,
     /// Number of the delivery, from 1: failed attempts, releases and this one.
     pub attempt: u32,
     /// Failed attempts before this one.
     pub failed: u32,
-    /// The timer of its deadline.
-    pub timer: H,
+    /// When it ends.
+    pub deadline: DeadlineNo,
 }

@@ -18,14 +18,18 @@
 //! unsettled or beyond the frontier ([`Cursor`]); a leased, settling or waiting event is never in
 //! `ready`; an event is leased to one member at a time.
 
+mod busy;
 mod cursor;
+mod deadline;
 mod dispatch;
 mod group;
 mod lease;
 mod retry;
 
+pub use busy::{Busy, Settling};
 pub use cursor::{Cursor, Failures};
-pub use dispatch::{Candidate, Dispatch, FrontierMove, Next, PASS_AT_ONCE, Settling};
+pub use deadline::DeadlineNo;
+pub use dispatch::{Candidate, Dispatch, FrontierMove, Next, PASS_AT_ONCE};
 pub use group::{DeadLetter, Group};
 pub use lease::{Grant, Lease, Member, MemberKey};
 pub use retry::backoff_ms;

@@ -95,7 +95,7 @@ impl Partition {
             let cursor = &group.cursor;
             [
                 Some(cursor.frontier()),
-                cursor.settled().last().copied(),
+                cursor.settled().last().map(|(position, ())| position),
                 cursor.unsettled().last().copied(),
                 cursor.failures().keys().next_back().copied(),
             ]

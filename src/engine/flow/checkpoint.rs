@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::recover::Phase;
 use crate::base::ids::{GroupNo, Index, Position, RunNo};
 use crate::base::limits;
+use crate::base::position_map::PositionMap;
 use crate::engine::checkpoint::{Checkpoint, Found, Kept, Restored};
 use crate::engine::delivery::{Cursor, DeadLetter, Failures};
 use crate::engine::effect::Effect;
@@ -190,7 +191,7 @@ impl Partition {
                 cursors.entry(no).or_default().frontier = group.frontier;
             }
             for (no, position) in view.settled() {
-                cursors.entry(no).or_default().settled.insert(position);
+                cursors.entry(no).or_default().settled.insert(position, ());
             }
             for row in view.unsettled() {
                 let sets = cursors.entry(row.group).or_default();
@@ -238,7 +239,7 @@ impl Partition {
 #[derive(Default)]
 struct Sets {
     frontier: Position,
-    settled: BTreeSet<Position>,
+    settled: PositionMap<()>,
     open: BTreeSet<Position>,
     failures: BTreeMap<Position, Failures>,
 }

@@ -13,13 +13,16 @@ use std::sync::Arc;
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Offset, Position, ShardId, SubscriptionId, TopicNo};
 use crate::base::limits;
-use crate::engine::delivery::{Member, MemberKey};
+use crate::engine::delivery::{DeadlineNo, Lease, Member, MemberKey};
 use crate::engine::log::NewGroup;
 use crate::engine::mesh::{MeshMessage, StartFilter};
 use crate::engine::partition::Partition;
 use crate::engine::proposals::Waiter;
 use crate::engine::runs::MemoryIndex;
 use crate::engine::step::Step;
+
+/// Timers that end before the next ones are looked for.
+const TIMERS_AT_ONCE: usize = 4;
 
 /// An event in the wheel, under its `schedule_ts`: 16 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -36,22 +39,22 @@ pub struct Due {
 /// What happens to a leased or failed event when boot time has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerKind {
-    /// The lease has run out: the attempt failed.
-    LeaseEnd,
-    /// The member has been gone for the grace: the event is free, no attempt is counted.
-    Release,
+    /// The leases of a deadline have run out: the attempts failed.
+    LeaseEnd(DeadlineNo),
+    /// Their member has been gone for the grace: the events are free, no attempt is counted.
+    Release(DeadlineNo),
     /// The backoff is over.
     Retry,
 }
 
-/// A timer of one event for one group.
+/// A timer of a group.
 #[derive(Clone, Copy, Debug)]
 pub struct Timer {
     /// What happens.
     pub kind: TimerKind,
     /// Whose lease or backoff.
     pub group: GroupNo,
-    /// Which event.
+    /// Which event; of a deadline's events the first.
     pub position: Position,
 }
 
@@ -93,13 +96,22 @@ impl Partition {
             let position = axis.position(due.offset, schedule_ts, due.passed);
             self.fire(step, due.topic, position);
         }
-        let mut ended = Vec::new();
-        more |= self.timers.advance(step.now.boot_ms(), limit, &mut ended);
-        ended.sort_unstable_by_key(|(at, timer)| (*at, timer.group, timer.position));
-        for (_, timer) in ended {
-            self.timer(step, timer);
+        more | self.advance_timers(step, limit)
+    }
+
+    /// Ends what has run out, few timers at a time: one may be for many events.
+    fn advance_timers(&mut self, step: &mut Step<'_>, mut limit: usize) -> bool {
+        while limit > 0 {
+            let mut ended = Vec::new();
+            let more = self.timers.advance(step.now.boot_ms(), TIMERS_AT_ONCE, &mut ended);
+            ended.sort_unstable_by_key(|(at, timer)| (*at, timer.group, timer.position));
+            let events: usize = ended.into_iter().map(|(_, timer)| self.timer(step, timer)).sum();
+            if !more {
+                return false;
+            }
+            limit = limit.saturating_sub(events.max(TIMERS_AT_ONCE));
         }
-        more
+        true
     }
 
     /// The wheel is behind, and may be for long: groups whose events it comes to last need not
@@ -231,17 +243,14 @@ impl Partition {
         };
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         dispatch.members.remove(&key).expect("the maps agree");
-        let held = dispatch.leased.iter().filter(|(_, lease)| lease.member == Some(key));
-        let mut held: Vec<Position> = held.map(|(position, _)| *position).collect();
-        held.sort_unstable();
-        for position in held {
-            let dispatch = &mut self.groups[no.0 as usize].dispatch;
-            let lease = dispatch.leased.get_mut(&position).expect("just seen");
-            self.timers.cancel(lease.timer);
-            let timer = Timer { kind: TimerKind::Release, group: no, position };
-            let at = step.now.boot_ms() + limits::DISCONNECT_GRACE_MS;
-            lease.timer = self.timers.insert(at, timer);
-            lease.member = None;
+        let at = step.now.boot_ms() + limits::DISCONNECT_GRACE_MS;
+        let mut deadline = None;
+        for (position, lease) in dispatch.busy.leases_of(key) {
+            self.leave_deadline(no, lease.deadline);
+            let shared = self.share_deadline(no, position, at, deadline, TimerKind::Release);
+            deadline = Some(shared);
+            let lease = Lease { member: None, deadline: shared, ..lease };
+            self.groups[no.0 as usize].dispatch.busy.renew(position, lease);
         }
         self.dirty.insert(no);
     }

@@ -16,11 +16,11 @@
 use std::collections::VecDeque;
 
 use super::fetch::Near;
-use super::fire::{Timer, TimerKind};
+use super::fire::TimerKind;
 use crate::base::api::Delivery;
 use crate::base::ids::{GroupNo, Position};
 use crate::base::limits;
-use crate::engine::delivery::{Candidate, Grant, Lease, MemberKey, Next};
+use crate::engine::delivery::{Candidate, DeadlineNo, Grant, Lease, MemberKey, Next};
 use crate::engine::detach::detach;
 use crate::engine::mesh::{MeshMessage, Offer};
 use crate::engine::partition::Partition;
@@ -193,7 +193,7 @@ impl Partition {
         let mut deliveries: Vec<Delivery> = Vec::new();
         let (events, mut bytes_left) = (grant.events as usize, grant.bytes);
         let (mut found, mut near) = (VecDeque::new(), Near::default());
-        let mut too_large = false;
+        let (mut too_large, mut deadline) = (false, None);
         while deliveries.len() < events {
             let group = &self.groups[no.0 as usize];
             if group.dispatch.in_flight() >= limits::GROUP_UNSETTLED {
@@ -201,6 +201,9 @@ impl Partition {
             }
             let left = events - deliveries.len();
             let Some(candidate) = self.candidate(step, no, &mut found, left) else { break };
+            if deliveries.is_empty() {
+                deliveries.reserve(found.len()); // it may be many, and moving them costs
+            }
             let position = candidate.position();
             let group = &self.groups[no.0 as usize];
             let Some(event) = self.fetch(group.topic, position, &mut near) else {
@@ -218,7 +221,7 @@ impl Partition {
                 break;
             }
             bytes_left = bytes_left.saturating_sub(size);
-            let attempt = self.lease(step, no, key, candidate);
+            let attempt = self.lease(step, no, key, candidate, &mut deadline);
             let (term, ack_timeout_ms) = (self.replica.term(), step.config.ack_timeout_ms);
             let seal = self.seal_of(no, position);
             deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms, seal });
@@ -226,12 +229,15 @@ impl Partition {
         Handed { deliveries, too_large }
     }
 
+    /// Leases an event to a member. `deadline`: that of the events read before it for the same
+    /// grant, which it may share.
     fn lease(
         &mut self,
         step: &mut Step<'_>,
         no: GroupNo,
         key: MemberKey,
         candidate: Candidate,
+        deadline: &mut Option<DeadlineNo>,
     ) -> u32 {
         let position = candidate.position();
         let group = &mut self.groups[no.0 as usize];
@@ -239,13 +245,17 @@ impl Partition {
         let failed = group.cursor.failures().get(&position).map_or(0, |f| f.attempts);
         let releases = group.dispatch.releases.get(&position).copied().unwrap_or(0);
         let attempt = failed + releases + 1;
-        let timer = Timer { kind: TimerKind::LeaseEnd, group: no, position };
         // One more than asked for: a deadline is rounded up, never down.
         let at = step.now.boot_ms() + step.config.ack_timeout_ms + 1;
-        let timer = self.timers.insert(at, timer);
-        let lease = Lease { member: Some(key), attempt, failed, timer };
-        let before = group.dispatch.leased.insert(position, lease);
-        assert!(before.is_none(), "an event is leased to one member at a time");
+        // What is handed out again comes in any order.
+        let is_read = matches!(candidate, Candidate::Read(_));
+        let with = deadline.filter(|_| is_read);
+        let ends = self.share_deadline(no, position, at, with, TimerKind::LeaseEnd);
+        if is_read {
+            *deadline = Some(ends);
+        }
+        let lease = Lease { member: Some(key), attempt, failed, deadline: ends };
+        self.groups[no.0 as usize].dispatch.busy.lend(position, lease);
         attempt
     }
 
@@ -276,13 +286,12 @@ impl Partition {
         let Some(no) = self.members.get(&key).copied() else { return };
         for (position, attempt) in events {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
-            let lease = dispatch.leased.get(&position).copied();
-            let own = |lease: &Lease<_>| lease.member == Some(key) && lease.attempt == attempt;
+            let own = |lease: &Lease| lease.member == Some(key) && lease.attempt == attempt;
             // Judged or run out in the meantime: then its credit has returned.
-            let Some(lease) = lease.filter(own) else { continue };
-            dispatch.leased.remove(&position);
+            let Some(lease) = dispatch.busy.lease(position).filter(own) else { continue };
+            dispatch.busy.remove(position);
             dispatch.release(position);
-            self.end_lease(step, lease);
+            self.end_lease(step, no, lease);
         }
         self.dirty.insert(no);
     }

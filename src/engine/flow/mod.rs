@@ -19,6 +19,8 @@ pub mod grant;
 #[cfg(test)]
 mod grant_test;
 pub mod hold_back;
+#[cfg(test)]
+mod lease_test;
 pub mod load;
 pub mod look_up;
 #[cfg(test)]

@@ -127,8 +127,8 @@ impl Partition {
                 ordered: false,
                 frontier: group.cursor.frontier(),
             });
-            for position in group.cursor.settled() {
-                state.settled(group.no, *position);
+            for (position, ()) in group.cursor.settled().iter() {
+                state.settled(group.no, position);
             }
             let frontier = group.cursor.frontier();
             let ahead = group.cursor.failures().keys().filter(|p| **p > frontier);

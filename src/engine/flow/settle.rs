@@ -20,14 +20,13 @@ use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Position, ShardId};
 use crate::base::limits;
 use crate::engine::delivery::{
-    DeadLetter, Failures, Group, Lease, PASS_AT_ONCE, Settling, backoff_ms,
+    Busy, DeadLetter, DeadlineNo, Failures, Group, Lease, PASS_AT_ONCE, Settling, backoff_ms,
 };
 use crate::engine::log::{DeadReason, SettleBuilder, SettleKind, Settlement};
 use crate::engine::mesh::MeshMessage;
 use crate::engine::partition::{Applied, End, Partition};
 use crate::engine::proposals::Waiter;
 use crate::engine::step::Step;
-use crate::engine::wheel::Handle;
 
 /// Tells the hash of a delivery id from all others of the same key.
 const SEAL: u8 = 0xd1;
@@ -59,8 +58,8 @@ impl Partition {
         // They are answered together: a waiter for each verdict would cost more than the verdict.
         // Looking for all leases first has the memory they lie in fetched side by side: each is
         // far from the one before, and judging one is too long for the processor to look ahead.
-        let leased = acks.iter().filter(|(_, ack)| self.is_leased(ack)).count();
-        let (mut judged, mut waiting) = (Vec::new(), Vec::with_capacity(leased));
+        let busy = acks.iter().filter(|(_, ack)| self.is_busy(ack)).count();
+        let (mut judged, mut waiting) = (Vec::new(), Vec::with_capacity(busy));
         for (place, ack) in acks {
             let id = ack.id.expect("the front has answered verdicts without an id");
             match self.judge(step, &id, ack.verdict) {
@@ -77,10 +76,10 @@ impl Partition {
         }
     }
 
-    fn is_leased(&self, ack: &AckSpec) -> bool {
+    fn is_busy(&self, ack: &AckSpec) -> bool {
         let Some(id) = &ack.id else { return false };
         let group = self.groups.get(id.group_no.0 as usize);
-        group.is_some_and(|group| group.dispatch.leased.contains_key(&id.position))
+        group.is_some_and(|group| group.dispatch.busy.contains(id.position))
     }
 
     fn judge(&mut self, step: &mut Step<'_>, id: &DeliveryId, verdict: Verdict) -> Judged {
@@ -100,27 +99,25 @@ impl Partition {
         }
         let no = group.no;
         let recorded = Judged::OnceApplied(outcome(Ok(())));
-        match (group.dispatch.settling.get(&position).copied(), verdict) {
+        match (group.dispatch.busy.get(position), verdict) {
             // A second ack waits for the first one's entry: it is the same settlement.
-            (Some(Settling::Done), Verdict::Ack) => recorded,
-            (None | Some(Settling::Retry), Verdict::Ack) => {
+            (Some(Busy::Settling(Settling::Done)), Verdict::Ack) => recorded,
+            (_, Verdict::Ack) => {
                 self.propose_done(step, no, position);
                 recorded
             }
-            (Some(_), _) => done(Err(no_lease(id))),
-            (None, verdict) => {
-                let lease = group.dispatch.leased.get(&position).copied();
+            (None | Some(Busy::Settling(_)), _) => done(Err(no_lease(id))),
+            (Some(Busy::Leased(lease)), verdict) => {
                 // Attempts are counted anew in each term: another term's is another attempt.
-                let own = |l: &Lease<_>| l.attempt == id.attempt && id.term == self.replica.term();
-                let Some(lease) = lease.filter(own) else {
+                if lease.attempt != id.attempt || id.term != self.replica.term() {
                     return done(Err(no_lease(id)));
-                };
+                }
                 match verdict {
                     Verdict::Nack { delay_ms, reason } => {
                         step.stats.nacked += 1;
                         let reason_code = DeadReason::Nacked;
                         let failure = Failure { reason: reason_code, text: reason, delay_ms };
-                        self.fail(step, no, position, lease, &failure);
+                        self.fail(step, no, position, &failure);
                         recorded
                     }
                     Verdict::Extend { by_ms } => {
@@ -155,15 +152,13 @@ impl Partition {
 
     fn propose_done(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        let lease = dispatch.leased.remove(&position);
-        if lease.is_none() {
-            dispatch.ready.remove(&position);
-            dispatch.held.remove(&position);
-        }
-        dispatch.settling(position);
+        let lease = dispatch.settling(position, Settling::Done);
         let (attempts, kind) = (lease.map_or(0, |l| l.attempt), SettleKind::Acked);
         if let Some(lease) = lease {
-            self.end_lease(step, lease);
+            self.end_lease(step, no, lease);
+        } else {
+            dispatch.ready.remove(&position);
+            dispatch.held.remove(&position);
         }
         self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
     }
@@ -172,7 +167,8 @@ impl Partition {
     pub(super) fn propose_gone(&mut self, no: GroupNo, position: Position) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
         dispatch.ready.remove(&position);
-        dispatch.settling(position);
+        let lease = dispatch.settling(position, Settling::Done);
+        assert!(lease.is_none(), "an event that a member has is not gone");
         let (reason, text) = (DeadReason::Gone, "nobody had read it for longer than is kept");
         let (attempts, kind) = (0, SettleKind::Dead { reason, text });
         self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
@@ -184,19 +180,10 @@ impl Partition {
         self.proposals.settled_groups.insert(settlement.group);
     }
 
-    /// An attempt failed: the next one is proposed, or the end.
-    fn fail(
-        &mut self,
-        step: &mut Step<'_>,
-        no: GroupNo,
-        position: Position,
-        lease: Lease<Handle>,
-        failure: &Failure,
-    ) {
+    /// The attempt of a leased event failed: the next one is proposed, or the end.
+    fn fail(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position, failure: &Failure) {
         let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        let was = dispatch.leased.remove(&position);
-        assert!(was.is_some(), "only a leased event fails");
-        self.end_lease(step, lease);
+        let lease = dispatch.busy.lease(position).expect("only a leased event fails");
         let attempts = lease.failed + 1;
         let (kind, settling) = if attempts > step.config.max_retries {
             let (reason, text) = (failure.reason, &*failure.text);
@@ -208,20 +195,23 @@ impl Partition {
             let not_before_ms = self.clock.peek(step.now) + delay.min(limits::RETRY_DELAY_MAX_MS);
             (SettleKind::Retry { not_before_ms }, Settling::Retry)
         };
-        let dispatch = &mut self.groups[no.0 as usize].dispatch;
-        match settling {
-            Settling::Done => dispatch.settling(position),
-            Settling::Retry => {
-                dispatch.settling.insert(position, Settling::Retry);
-            }
-        }
+        dispatch.settling(position, settling);
+        self.end_lease(step, no, lease);
         self.settle_later(&Settlement { group: no, position, attempts, releases: 0, kind });
     }
 
-    pub(super) fn end_lease(&mut self, step: &mut Step<'_>, lease: Lease<Handle>) {
-        self.timers.cancel(lease.timer);
+    /// A lease is over: so is its deadline, unless others have it too, and its member has its
+    /// credit back.
+    pub(super) fn end_lease(&mut self, step: &mut Step<'_>, no: GroupNo, lease: Lease) {
+        self.leave_deadline(no, lease.deadline);
         if let Some(member) = lease.member {
             step.turn.return_credit(member, 1);
+        }
+    }
+
+    pub(super) fn leave_deadline(&mut self, no: GroupNo, deadline: DeadlineNo) {
+        if let Some(timer) = self.groups[no.0 as usize].dispatch.deadlines.leave(deadline) {
+            self.timers.cancel(timer);
         }
     }
 
@@ -230,57 +220,105 @@ impl Partition {
         step: &mut Step<'_>,
         no: GroupNo,
         position: Position,
-        lease: Lease<Handle>,
+        lease: Lease,
         by_ms: u64,
     ) {
-        self.timers.cancel(lease.timer);
-        let by_ms = by_ms.min(limits::RETRY_DELAY_MAX_MS);
-        let timer = Timer { kind: TimerKind::LeaseEnd, group: no, position };
-        let handle = self.timers.insert(step.now.boot_ms() + by_ms + 1, timer);
-        let lease = Lease { timer: handle, ..lease };
-        self.groups[no.0 as usize].dispatch.leased.insert(position, lease);
+        self.leave_deadline(no, lease.deadline);
+        let at = step.now.boot_ms() + by_ms.min(limits::RETRY_DELAY_MAX_MS) + 1;
+        let deadline = self.begin_deadline(no, position, at, TimerKind::LeaseEnd);
+        let lease = Lease { deadline, ..lease };
+        self.groups[no.0 as usize].dispatch.busy.renew(position, lease);
     }
 
-    /// A lease has run out, or a member has been gone for the grace: see [`TimerKind`].
-    pub(in crate::engine) fn timer(&mut self, step: &mut Step<'_>, timer: Timer) {
+    /// The deadline `with`, if it may have one lease more, of a later event; else a new one.
+    pub(super) fn share_deadline(
+        &mut self,
+        no: GroupNo,
+        position: Position,
+        at: u64,
+        with: Option<DeadlineNo>,
+        kind: fn(DeadlineNo) -> TimerKind,
+    ) -> DeadlineNo {
+        let deadlines = &mut self.groups[no.0 as usize].dispatch.deadlines;
+        match with.filter(|number| deadlines.join(*number, position)) {
+            Some(number) => number,
+            None => self.begin_deadline(no, position, at, kind),
+        }
+    }
+
+    /// A new deadline of one lease, at `at`, boot ms.
+    pub(super) fn begin_deadline(
+        &mut self,
+        no: GroupNo,
+        position: Position,
+        at: u64,
+        kind: fn(DeadlineNo) -> TimerKind,
+    ) -> DeadlineNo {
+        let deadlines = &mut self.groups[no.0 as usize].dispatch.deadlines;
+        let timer = Timer { kind: kind(deadlines.next()), group: no, position };
+        deadlines.begin(self.timers.insert(at, timer), position)
+    }
+
+    /// A timer has run out, see [`TimerKind`]. Returns the number of events that it was for.
+    pub(in crate::engine) fn timer(&mut self, step: &mut Step<'_>, timer: Timer) -> usize {
         let Timer { kind, group: no, position } = timer;
-        let group = &mut self.groups[no.0 as usize];
-        match kind {
-            TimerKind::LeaseEnd => {
-                let lease = group.dispatch.leased[&position];
-                step.stats.expired += 1;
-                let text = Arc::from("ack timeout");
-                let failure = Failure { reason: DeadReason::Expired, text, delay_ms: None };
-                self.fail(step, no, position, lease, &failure);
+        let dispatch = &self.groups[no.0 as usize].dispatch;
+        let (deadline, events) = match kind {
+            TimerKind::LeaseEnd(deadline) | TimerKind::Release(deadline) => {
+                (Some(deadline), dispatch.leases_until(deadline))
             }
-            TimerKind::Release => {
-                let lease = group.dispatch.leased[&position];
-                assert!(lease.member.is_none(), "only a lease without a member is released");
-                let releases = group.dispatch.releases.entry(position).or_insert(0);
-                *releases += 1;
-                if *releases > limits::DISCONNECT_RELEASES {
-                    let text = Arc::from("its members disconnected too often");
-                    let reason = DeadReason::Disconnected;
-                    let failure = Failure { reason, text, delay_ms: None };
-                    self.fail(step, no, position, lease, &failure);
-                } else {
-                    group.dispatch.leased.remove(&position);
-                    group.dispatch.release(position);
-                    self.dirty.insert(no);
-                }
-            }
-            TimerKind::Retry => {
-                if !group.cursor.is_settled(position) && group.dispatch.held.contains(&position) {
-                    if position.offset < self.retention.log_start {
-                        // Its due index may have gone with its record.
-                        group.dispatch.release_ahead(position);
-                    } else {
-                        group.dispatch.release(position);
-                    }
-                    self.dirty.insert(no);
-                }
+            TimerKind::Retry => (None, vec![position]),
+        };
+        for position in &events {
+            match kind {
+                TimerKind::LeaseEnd(_) => self.expire(step, no, *position),
+                TimerKind::Release(_) => self.release(step, no, *position),
+                TimerKind::Retry => self.retry(no, *position),
             }
         }
+        let deadlines = &self.groups[no.0 as usize].dispatch.deadlines;
+        let is_over = deadline.is_none_or(|deadline| deadlines.range(deadline).is_none());
+        assert!(is_over, "all leases of a deadline end with it");
+        events.len()
+    }
+
+    /// A lease has run out.
+    fn expire(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
+        step.stats.expired += 1;
+        let (reason, text) = (DeadReason::Expired, Arc::from("ack timeout"));
+        self.fail(step, no, position, &Failure { reason, text, delay_ms: None });
+    }
+
+    /// The member of a lease has been gone for the grace.
+    fn release(&mut self, step: &mut Step<'_>, no: GroupNo, position: Position) {
+        let dispatch = &mut self.groups[no.0 as usize].dispatch;
+        let releases = dispatch.releases.entry(position).or_insert(0);
+        *releases += 1;
+        if *releases > limits::DISCONNECT_RELEASES {
+            let text = Arc::from("its members disconnected too often");
+            let reason = DeadReason::Disconnected;
+            return self.fail(step, no, position, &Failure { reason, text, delay_ms: None });
+        }
+        let lease = dispatch.busy.remove(position).expect("only a lease is released");
+        assert!(lease.member.is_none(), "only one without a member");
+        dispatch.release(position);
+        self.end_lease(step, no, lease);
+        self.dirty.insert(no);
+    }
+
+    /// A backoff is over.
+    fn retry(&mut self, no: GroupNo, position: Position) {
+        let group = &mut self.groups[no.0 as usize];
+        if group.cursor.is_settled(position) || !group.dispatch.held.contains(&position) {
+            return;
+        }
+        if position.offset < self.retention.log_start {
+            // Its due index may have gone with its record.
+            group.dispatch.release_ahead(position);
+        } else {
+            group.dispatch.release(position);
+        }
+        self.dirty.insert(no);
     }
 
     /// Changes the cursors by one settlement of an applied entry.
@@ -356,17 +394,14 @@ impl Partition {
             if dispatch.in_flight() > limits::GROUP_UNSETTLED / 2 {
                 self.dirty.insert(no); // it may have stopped at its bound
             }
-            dispatch.forget(position);
             // A settlement of an earlier term may be applied while this one has leased the event.
-            if let Some(lease) = dispatch.leased.remove(&position) {
-                self.end_lease(step, lease);
+            if let Some(lease) = dispatch.forget(position) {
+                self.end_lease(step, no, lease);
             }
         }
         for (no, position, delay) in applied.retries {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
-            if dispatch.settling.get(&position) == Some(&Settling::Retry) {
-                dispatch.settling.remove(&position);
-                dispatch.held.insert(position);
+            if dispatch.hold(position) {
                 let timer = Timer { kind: TimerKind::Retry, group: no, position };
                 self.timers.insert(step.now.boot_ms() + delay, timer);
             }
