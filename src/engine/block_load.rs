@@ -4,6 +4,7 @@
 //! Must hold: between `after` and [`BlockLoad::cover`] no run has an event that is not among
 //! [`BlockLoad::events`].
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::horizon::BlockCache;
@@ -17,6 +18,8 @@ pub struct BlockLoad {
     after: Position,
     /// The blocks, the missing ones on their way.
     blocks: Vec<LoadBlock>,
+    /// It is for what is due up to here, Unix ms.
+    until: u64,
     /// Runs that are not read hold nothing due earlier, Unix ms.
     bound: u64,
     /// What had left the memory when it began ([`super::horizon::OnDisk::trimmed`]).
@@ -49,7 +52,7 @@ impl BlockLoad {
                 None => {}
             }
         }
-        Self { topic, after, blocks, bound, trimmed: 0 }
+        Self { topic, after, blocks, until, bound, trimmed: 0 }
     }
 
     /// Of the runs that have the topic's next events behind `after`: as few as it takes to know
@@ -88,8 +91,22 @@ impl BlockLoad {
         self.blocks.iter().any(|part| part.run.head().ids.run == run)
     }
 
-    /// Takes what blocks there are; those that are to be read.
-    pub fn missing(&mut self, cache: &BlockCache) -> Vec<(Arc<Directory>, usize)> {
+    /// Takes what blocks there are; those that are to be read. Of the run whose block ends first,
+    /// the next load goes on with the next ones: they are read with it.
+    pub fn missing(&mut self, cache: &BlockCache) -> Vec<(Arc<Directory>, Range<usize>)> {
+        let missing = self.take_from(cache);
+        let end = |part: &&LoadBlock| part.run.block_end(self.topic, part.number);
+        let first = self.blocks.iter().min_by_key(end).map(|part| part.run.head().ids.run);
+        let blocks = |(run, number): (Arc<Directory>, usize)| {
+            let is_first = first == Some(run.head().ids.run);
+            let due = is_first.then(|| run.blocks_due(self.topic, number, self.until));
+            (run, due.unwrap_or(number..number + 1))
+        };
+        missing.into_iter().map(blocks).collect()
+    }
+
+    /// Takes what blocks there are; the missing ones.
+    fn take_from(&mut self, cache: &BlockCache) -> Vec<(Arc<Directory>, usize)> {
         let mut missing = Vec::new();
         for part in &mut self.blocks {
             loop {

@@ -115,10 +115,10 @@ impl BlockFlow {
 pub struct BlockRead {
     /// The run.
     pub run: Arc<Directory>,
-    /// The block.
-    pub number: usize,
-    /// Who waits for it.
-    pub flows: Vec<BlockFlow>,
+    /// The blocks.
+    pub numbers: Range<usize>,
+    /// Who waits for which of them.
+    pub flows: Vec<(usize, BlockFlow)>,
 }
 
 /// Events that leave the memory, a few at a time.

@@ -287,9 +287,12 @@ impl Partition {
     pub(super) fn remove_retired(&mut self, step: &mut Step<'_>) {
         let partition = self.id;
         let horizon = &mut self.horizon;
+        if horizon.retired.is_empty() {
+            return; // most often, and to ask all topics costs
+        }
         let read = |run: RunNo| horizon.reads.values().any(|read| read.run.head().ids.run == run);
         let loads = self.topics.iter().filter_map(|(_, topic)| topic.disk.loading.as_ref());
-        let pages = horizon.reads.values().flat_map(|read| &read.flows).filter_map(|flow| {
+        let pages = horizon.reads.values().flat_map(|read| &read.flows).filter_map(|(_, flow)| {
             if let BlockFlow::Replay(page) = flow { page.load.as_ref() } else { None }
         });
         let loads: Vec<&BlockLoad> = loads

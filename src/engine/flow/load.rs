@@ -7,6 +7,7 @@
 //! A topic is loaded by one block of each run at a time, so memory is bounded by runs, not by
 //! events; ahead of demand only while some group has read what was loaded before.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::engine::damage::Damage;
 use crate::engine::effect::Effect;
 use crate::engine::horizon::{BlockFlow, BlockRead, Loading};
 use crate::engine::partition::Partition;
-use crate::engine::runs::{Directory, DueEvent, DueSource, RunKey};
+use crate::engine::runs::{Block, Directory, DueEvent, DueSource, RunFault, RunKey};
 use crate::engine::step::Step;
 
 /// Events looked at to tell whether a group has more to read.
@@ -27,6 +28,22 @@ const LOOK_UNREAD: usize = 64;
 /// Last place of a millisecond.
 pub(super) fn end_of(due: u64) -> Position {
     Position::new(due, Offset(u64::MAX))
+}
+
+/// The blocks of a read, each in memory of its own: one that stays keeps no other alive.
+fn decode(
+    run: &Directory,
+    numbers: Range<usize>,
+    data: &[u8],
+) -> Result<Vec<Block>, (usize, RunFault)> {
+    let mut at = 0;
+    let blocks = numbers.map(|number| {
+        let len = run.extent(number).len as usize;
+        let bytes = data.get(at..at + len).ok_or((number, RunFault::Length))?;
+        at += len;
+        run.decode_block(number, Bytes::copy_from_slice(bytes)).map_err(|fault| (number, fault))
+    });
+    blocks.collect()
 }
 
 /// Events in runs are loaded this long before they are due, ms.
@@ -156,8 +173,8 @@ impl Partition {
         if missing.is_empty() {
             return self.loaded(step, no);
         }
-        for (run, number) in missing {
-            self.read_block(step, &run, number, BlockFlow::Load(no));
+        for (run, blocks) in missing {
+            self.read_blocks(step, &run, blocks, BlockFlow::Load(no));
         }
     }
 
@@ -216,64 +233,81 @@ impl Partition {
         number: usize,
         flow: BlockFlow,
     ) {
-        let same =
-            |read: &&mut BlockRead| read.run.head().ids == run.head().ids && read.number == number;
+        self.read_blocks(step, run, number..number + 1, flow);
+    }
+
+    /// Reads some blocks of a run at once, the first of them for someone.
+    pub(super) fn read_blocks(
+        &mut self,
+        step: &mut Step<'_>,
+        run: &Arc<Directory>,
+        numbers: Range<usize>,
+        flow: BlockFlow,
+    ) {
+        let number = numbers.start;
+        let same = |read: &&mut BlockRead| {
+            read.run.head().ids == run.head().ids && read.numbers.contains(&number)
+        };
         if let Some(read) = self.horizon.reads.values_mut().find(same) {
             // A load asks again for what is on its way whenever one of its blocks arrives.
-            if !read.flows.iter().any(|other| other.is_same(&flow)) {
-                read.flows.push(flow);
+            if !read.flows.iter().any(|(of, other)| *of == number && other.is_same(&flow)) {
+                read.flows.push((number, flow));
             }
             return;
         }
         step.stats.reads += 1;
         let (partition, read) = (self.id, self.reads.number());
-        let extent = run.extent(number);
-        let (position, len) = (extent.position, extent.len);
+        let extents = numbers.clone().map(|number| run.extent(number));
+        let (position, len) = (run.extent(number).position, extents.map(|e| e.len).sum());
         let of = run.head().ids.run;
         step.effects.push(Effect::ReadRun { partition, read, run: of, position, len });
-        let waiting = BlockRead { run: run.clone(), number, flows: vec![flow] };
+        let waiting = BlockRead { run: run.clone(), numbers, flows: vec![(number, flow)] };
         self.horizon.reads.insert(read, waiting);
     }
 
-    /// A block of a run is there; false if the read is none of a run.
+    /// Blocks of a run are there; false if the read is none of a run.
     pub(super) fn block_read(&mut self, step: &mut Step<'_>, read: u64, data: &Bytes) -> bool {
-        let Some(BlockRead { run, number, flows }) = self.horizon.reads.remove(&read) else {
+        let Some(BlockRead { run, numbers, flows }) = self.horizon.reads.remove(&read) else {
             return false;
         };
         let of = run.head().ids.run;
-        let block = match run.decode_block(number, Bytes::copy_from_slice(data)) {
-            Ok(block) => block,
-            Err(fault) => {
+        let first = numbers.start;
+        let blocks = match decode(&run, numbers, data) {
+            Ok(blocks) => blocks,
+            Err((number, fault)) => {
                 let text = format!("run {of}, block {number}: {fault}");
                 self.condemn(step, &Damage::of_run(run.head()), text);
                 return true;
             }
         };
         if self.horizon.all().any(|r| r.head().ids.run == of) {
-            self.horizon.blocks.push(of, number, block.clone());
+            for (number, block) in (first..).zip(&blocks) {
+                self.horizon.blocks.push(of, number, block.clone());
+            }
             // Blocks and records share one budget: who reads the past makes nothing grow.
             let blocks = self.horizon.blocks.bytes();
             self.cache.set_budget(step.config.cache_bytes_each().saturating_sub(blocks));
         }
-        for flow in flows {
+        for (number, flow) in flows {
+            let block = &blocks[number - first];
             match flow {
                 BlockFlow::Load(topic) => {
                     if let Some(loading) = &mut self.topics.get_mut(topic).disk.loading {
-                        loading.load.feed(of, number, &block);
+                        loading.load.feed(of, number, block);
                         self.load_on(step, topic);
                     }
                 }
                 BlockFlow::Past(no) => {
                     let reader = self.horizon.readers.get_mut(&no);
                     if let Some(load) = reader.and_then(|reader| reader.load.as_mut()) {
-                        load.feed(of, number, &block);
+                        load.feed(of, number, block);
                         self.page_load_on(step, no);
                     }
                 }
                 BlockFlow::Group(no) => self.group_read(step, no),
                 BlockFlow::Replay(mut page) => {
                     if let Some(load) = &mut page.load {
-                        load.feed(of, number, &block);
+                        load.feed(of, number, block);
                     }
                     self.replay_page(step, *page);
                 }

@@ -94,8 +94,8 @@ impl Partition {
         let topic = self.groups[no.0 as usize].topic;
         let Some(reader) = self.horizon.readers.get_mut(&no) else { return };
         let Some(load) = &mut reader.load else { return };
-        if let Some((run, number)) = load.missing(&self.horizon.blocks).into_iter().next() {
-            return self.read_block(step, &run, number, BlockFlow::Past(no));
+        if let Some((run, blocks)) = load.missing(&self.horizon.blocks).into_iter().next() {
+            return self.read_blocks(step, &run, blocks, BlockFlow::Past(no));
         }
         let load = reader.load.take().expect("just seen");
         step.stats.past_pages += 1;
@@ -125,9 +125,9 @@ impl Partition {
         let trimmed = self.topics.get(topic).disk.trimmed;
         let begun = page.load.take().filter(|l| l.after() == from && l.trimmed == trimmed);
         let mut load = begun.unwrap_or_else(|| self.past_behind(topic, from));
-        if let Some((run, number)) = load.missing(&self.horizon.blocks).into_iter().next() {
+        if let Some((run, blocks)) = load.missing(&self.horizon.blocks).into_iter().next() {
             page.load = Some(load);
-            return self.read_block(step, &run, number, BlockFlow::Replay(Box::new(page)));
+            return self.read_blocks(step, &run, blocks, BlockFlow::Replay(Box::new(page)));
         }
         step.stats.past_pages += 1;
         page.past = Some(self.page_of(topic, &load));

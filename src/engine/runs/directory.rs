@@ -23,7 +23,7 @@ use super::part::{
 };
 use super::record::RunKey;
 use crate::base::ids::{Offset, Position, TopicNo};
-use crate::base::limits::RUN_BLOCK_BYTES_MAX;
+use crate::base::limits::{RUN_BLOCK_BYTES_MAX, RUN_READ_BYTES};
 use crate::base::little_endian::{u16_at, u32_at, u64_at};
 use crate::base::size::BLOCK;
 
@@ -225,6 +225,22 @@ impl Directory {
     pub fn is_inner(&self, topic: TopicNo, block: usize) -> bool {
         let of = |row: Option<&BlockRow>| row.is_some_and(|row| row.first.topic == topic);
         of(self.blocks.get(block)) && of(self.blocks.get(block + 1))
+    }
+
+    /// This block, and those behind it that hold nothing but what of the topic may be due up to
+    /// `until`, Unix ms: as many as are worth one read.
+    #[must_use]
+    pub fn blocks_due(&self, topic: TopicNo, block: usize, until: u64) -> Range<usize> {
+        let mut end = block + 1;
+        let mut bytes = self.extent(block).len;
+        while self.is_inner(topic, end) && self.blocks[end].first.position.due <= until {
+            bytes += self.extent(end).len;
+            if bytes > RUN_READ_BYTES as u64 {
+                break;
+            }
+            end += 1;
+        }
+        block..end
     }
 
     /// The one block that may hold the record with exactly this key.

@@ -17,6 +17,7 @@ use super::writer::RunWriter;
 use crate::base::ids::{Offset, Position, RunNo, TopicNo};
 use crate::base::limits::{
     MESSAGE_ID_BYTES, META_BYTES, PAYLOAD_BYTES, RUN_BLOCK_BYTES, RUN_BLOCK_BYTES_MAX,
+    RUN_READ_BYTES,
 };
 
 const KINDS: [RunKind; 2] = [RunKind::Carried, RunKind::Index];
@@ -139,6 +140,25 @@ fn the_largest_record_has_a_block_of_its_own() {
     assert_eq!(blocks, [2, 1, 1, 1, 1]);
     assert!(directory.extent(1).len <= RUN_BLOCK_BYTES_MAX as u64);
     assert_eq!(read_all(&file, &directory.head().ids).unwrap(), all);
+}
+
+#[test]
+fn blocks_that_are_due_are_read_together() {
+    let record = |i: u64| {
+        let (topic, due) = if i < 200 { (1, 5 + i / 100) } else { (2, 9) };
+        Owned::carried(key(topic, due, i), b"", b"", &vec![3; 15 << 10])
+    };
+    let all = (0..210).map(record).collect::<Vec<_>>();
+    let (_, directory) = write(head(1, RunKind::Carried), &all);
+    let (topic, each) = (TopicNo(1), RUN_READ_BYTES / RUN_BLOCK_BYTES);
+    assert_eq!(directory.extent(0).len, RUN_BLOCK_BYTES as u64);
+    assert_eq!(directory.blocks_due(topic, 0, 6), 0..each, "as many as one read may have");
+    let later = directory.block_for(topic, Position::new(5, Offset(99))).expect("it has more");
+    let before = directory.blocks_due(topic, later - 1, 5);
+    assert_eq!(before, later - 1..later + 1, "the last begins with what is due");
+    let last = directory.topic(topic).expect("it has some").blocks().end - 1;
+    assert_eq!(directory.blocks_due(topic, last - 1, 9), last - 1..last, "others' are not read");
+    assert_eq!(directory.blocks_due(topic, last, 9), last..last + 1, "but for the one asked for");
 }
 
 #[test]
