@@ -285,17 +285,21 @@ pub enum Verdict {
     /// Done.
     Ack,
     /// Failed; try again after this delay (ms), or after the configured backoff.
-    Nack {
-        /// The client's own delay instead of backoff, ms.
-        delay_ms: Option<u64>,
-        /// Why, for the dead letter; at most `NACK_REASON_BYTES`.
-        reason: Arc<str>,
-    },
+    Nack(Box<Nack>),
     /// More time: the lease ends this many ms from now.
     Extend {
         /// Milliseconds from now.
         by_ms: u64,
     },
+}
+
+/// Why an attempt failed, and when to try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nack {
+    /// The client's own delay instead of backoff, ms.
+    pub delay_ms: Option<u64>,
+    /// Why, for the dead letter; at most `NACK_REASON_BYTES`.
+    pub reason: Arc<str>,
 }
 
 /// A verdict on a delivery.

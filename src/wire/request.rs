@@ -12,7 +12,7 @@ use super::field::{Malformed, Reader, has_control};
 use super::kind::FrameKind;
 use super::{delivery_id, events, native, publish};
 use crate::base::api::{
-    AckSpec, PartitionSet, ReplayRange, ReplaySpec, Request, Start, SubscribeSpec, Verdict,
+    AckSpec, Nack, PartitionSet, ReplayRange, ReplaySpec, Request, Start, SubscribeSpec, Verdict,
 };
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Offset, PartitionId};
@@ -277,7 +277,7 @@ impl<'a> AckFields<'a> {
         } else {
             let cut = self.error.floor_char_boundary(limits::NACK_REASON_BYTES);
             let reason = Arc::from(&self.error[..cut]);
-            Verdict::Nack { delay_ms: self.retry_delay_ms.map(bent), reason }
+            Verdict::Nack(Box::new(Nack { delay_ms: self.retry_delay_ms.map(bent), reason }))
         };
         AckSpec { id: delivery_id::parse(self.delivery_id, last_group), verdict }
     }

@@ -179,7 +179,7 @@ fn an_ack_is_read() {
 #[test]
 fn delays_and_reasons_are_bent_into_their_bounds() {
     let day = limits::RETRY_DELAY_MAX_MS;
-    let nack = |delay_ms| Verdict::Nack { delay_ms, reason: "".into() };
+    let nack = |delay_ms| Verdict::Nack(Box::new(Nack { delay_ms, reason: "".into() }));
     assert_eq!(verdict(|_| ()), nack(None));
     assert_eq!(verdict(|r| r.retry_delay_ms = Some(0)), nack(Some(0)));
     assert_eq!(verdict(|r| r.retry_delay_ms = Some(-1)), nack(Some(0)));
@@ -189,7 +189,7 @@ fn delays_and_reasons_are_bent_into_their_bounds() {
     assert_eq!(verdict(|r| r.extend_ms = 5), Verdict::Extend { by_ms: 5 });
     assert_eq!(verdict(|r| r.extend_ms = i64::MAX), Verdict::Extend { by_ms: day });
     let reason = |text: String| match verdict(|r| r.error = text) {
-        Verdict::Nack { reason, .. } => reason.len(),
+        Verdict::Nack(nack) => nack.reason.len(),
         verdict => panic!("{verdict:?}"),
     };
     assert_eq!(reason("r".repeat(limits::NACK_REASON_BYTES)), limits::NACK_REASON_BYTES);

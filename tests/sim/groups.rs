@@ -215,7 +215,7 @@ impl Groups {
                     last.acked = true;
                 }
             }
-            Verdict::Nack { .. } => {
+            Verdict::Nack(_) => {
                 if let Some(last) = last {
                     last.nacked = true;
                 }
@@ -259,7 +259,7 @@ impl Groups {
                 let rot = error.code == ErrorCode::DataLoss;
                 hold!(RefusalExplained, known || rot, "ack of {place:?} refused: {error:?}");
             }
-            (Verdict::Nack { .. }, Ok(())) => {
+            (Verdict::Nack(_), Ok(())) => {
                 handled.nacks_confirmed += 1;
                 let (nacks, most) = (handled.nacks_confirmed, self.facts.max_retries + 1);
                 hold!(

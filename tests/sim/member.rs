@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronosdb::base::api::{
-    AckSpec, Delivery, DeliveryId, PartitionSet, Reply, Request, Start, SubscribeSpec, Verdict,
+    AckSpec, Delivery, DeliveryId, Nack, PartitionSet, Reply, Request, Start, SubscribeSpec,
+    Verdict,
 };
 use chronosdb::base::ids::PartitionId;
 
@@ -119,7 +120,8 @@ impl Member {
         if cx.rng.percent(plan.nack) {
             let own = [0, 1, 50, 400, 3_000];
             let delay_ms = cx.rng.percent(50).then(|| *cx.rng.pick(&own));
-            return self.say(at_us, id, Verdict::Nack { delay_ms, reason: "no".into() }, cx);
+            let nack = Nack { delay_ms, reason: "no".into() };
+            return self.say(at_us, id, Verdict::Nack(Box::new(nack)), cx);
         }
         if cx.rng.percent(plan.late) {
             let late = at_us + self.ack_timeout_us + cx.rng.below(500_000);

@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use chronosdb::base::api::{
-    AckOutcome, AckSpec, Delivery, DeliveryId, EventOutcome, PartitionSet, Placed, ReplayRange,
-    ReplaySpec, Replayed, Reply, Request, Span, Start, StoredEvent, SubscribeSpec, Verdict,
+    AckOutcome, AckSpec, Delivery, DeliveryId, EventOutcome, Nack, PartitionSet, Placed,
+    ReplayRange, ReplaySpec, Replayed, Reply, Request, Span, Start, StoredEvent, SubscribeSpec,
+    Verdict,
 };
 use chronosdb::base::error::{ApiError, ErrorCode};
 use chronosdb::base::ids::{
@@ -235,7 +236,7 @@ fn placed(offset: u64) -> Placed {
 }
 
 fn nack() -> Verdict {
-    Verdict::Nack { delay_ms: None, reason: "no".into() }
+    Verdict::Nack(Box::new(Nack { delay_ms: None, reason: "no".into() }))
 }
 
 /// The history must be ended by this rule.

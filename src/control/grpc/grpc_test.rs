@@ -342,7 +342,7 @@ fn judging() -> FakeShard {
         let outcomes = acks.into_iter().map(|ack| AckOutcome {
             result: match (&ack.id, ack.verdict) {
                 (None, _) => Err(ApiError::new(ErrorCode::NotFound, "unknown delivery_id")),
-                (_, Verdict::Ack | Verdict::Nack { .. } | Verdict::Extend { .. }) => Ok(()),
+                (_, Verdict::Ack | Verdict::Nack(_) | Verdict::Extend { .. }) => Ok(()),
             },
             committed_offset: Offset(ack.id.map_or(0, |id| id.position.offset.0 + 1)),
         });

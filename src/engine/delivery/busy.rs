@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use super::lease::{Lease, MemberKey};
+use super::lease::Lease;
 use crate::base::ids::Position;
 
 /// What is being done with an event.
@@ -27,6 +27,9 @@ pub enum Settling {
     /// It will be tried again.
     Retry,
 }
+
+/// Two fit into a line of the processor's cache, with their positions.
+const _: () = assert!(size_of::<(Position, Busy)>() == 32);
 
 /// See the module.
 #[derive(Debug)]
@@ -69,12 +72,9 @@ impl BusyEvents {
         self.get(position).and_then(Busy::lease)
     }
 
-    /// The leases of a member, in order.
-    pub fn leases_of(&self, key: MemberKey) -> Vec<(Position, Lease)> {
-        let leases = self.events.iter().filter_map(|(at, busy)| Some((*at, busy.lease()?)));
-        let mut leases: Vec<_> = leases.filter(|(_, lease)| lease.member == Some(key)).collect();
-        leases.sort_unstable_by_key(|(position, _)| *position);
-        leases
+    /// All leases, in no order.
+    pub fn leases(&self) -> impl Iterator<Item = (Position, Lease)> + '_ {
+        self.events.iter().filter_map(|(position, busy)| Some((*position, busy.lease()?)))
     }
 
     /// A member gets an event that was free.

@@ -139,6 +139,19 @@ impl<H: Copy> Dispatch<H> {
         }
     }
 
+    /// The leases of a member, in order.
+    pub fn leases_of(&self, key: MemberKey) -> Vec<(Position, Lease)> {
+        let is_own = |(_, lease): &(Position, Lease)| self.member_of(*lease) == Some(key);
+        let mut leases: Vec<_> = self.busy.leases().filter(is_own).collect();
+        leases.sort_unstable_by_key(|(position, _)| *position);
+        leases
+    }
+
+    /// Who holds a lease; `None` once the member is gone and late acks are awaited.
+    pub fn member_of(&self, lease: Lease) -> Option<MemberKey> {
+        self.deadlines.member(lease.deadline)
+    }
+
     /// The events whose leases end by this deadline, in order.
     pub fn leases_until(&self, deadline: DeadlineNo) -> Vec<Position> {
         let Some((first, last)) = self.deadlines.range(deadline) else { return Vec::new() };
@@ -293,14 +306,12 @@ impl<H: Copy> Dispatch<H> {
         }
     }
 
-    /// Settled or given up: nothing about the event is remembered. Returns its lease, if it had
-    /// one, which ends by that.
-    pub fn forget(&mut self, position: Position) -> Option<Lease> {
+    /// Settled, and not busy any more: nothing about the event is remembered.
+    pub fn forget(&mut self, position: Position) {
         self.ready.remove(&position);
         self.held.remove(&position);
         self.releases.remove(&position);
         self.open.remove(position);
-        self.busy.remove(position)
     }
 }
 
@@ -334,6 +345,7 @@ mod tests {
         if let Some(moved) = moved {
             apply(cursor, &moved);
         }
+        dispatch.busy.remove(at(due));
         dispatch.forget(at(due));
     }
 

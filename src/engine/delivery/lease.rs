@@ -37,11 +37,10 @@ pub struct Grant {
     pub stays: bool,
 }
 
-/// The right of one member to handle one event until a deadline.
+/// The right of one member to handle one event until a deadline. 16 bytes: who holds it is known of
+/// its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Who holds it; `None` once the member is gone and late acks are awaited.
-    pub member: Option<MemberKey>,
     /// Number of the delivery, from 1: failed attempts, releases and this one.
     pub attempt: u32,
     /// Failed attempts before this one.

@@ -23,12 +23,18 @@ use crate::engine::runs::{Block, RunKey};
 use crate::engine::step::Step;
 
 /// Where a walk has found its last event: the next one often lies behind it.
+///
+/// What the walk finds goes to another core, which lets go of it there. So a walk has counts of its
+/// own for what its events share: one that all use is taken by one core from the other for each of
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Near {
     /// The entry of the last one that was in the log's.
     entry: Option<Cached>,
     /// The block of the last one that was in a run's, and its record there.
     record: Option<(Block, usize)>,
+    /// The name of the last one's topic.
+    name: Option<(TopicNo, Arc<str>)>,
 }
 
 impl Near {
@@ -42,6 +48,17 @@ impl Near {
         *record = next;
         Some((block, next))
     }
+
+    fn name_of(&mut self, topic: TopicNo, name: &str) -> Arc<str> {
+        match &self.name {
+            Some((of, name)) if *of == topic => Arc::clone(name),
+            _ => {
+                let own = Arc::from(name);
+                self.name = Some((topic, Arc::clone(&own)));
+                own
+            }
+        }
+    }
 }
 
 impl Partition {
@@ -53,30 +70,35 @@ impl Partition {
         near: &mut Near,
     ) -> Option<StoredEvent> {
         let key = RunKey::new(topic, position);
+        let name = near.name_of(topic, &self.topics.get(topic).name);
         if let Some((block, record)) = near.next_record(&key) {
-            return Some(self.carried_event(block, record));
+            return Some(self.carried_event(block, record, name));
         }
         if !near.entry.as_ref().is_some_and(|entry| entry.holds(position.offset)) {
-            near.entry = self.cache.get(position.offset).cloned();
+            let entry = self.cache.get(position.offset);
+            near.entry = entry.map(|Cached { header, body }| {
+                let (header, body) = (*header, body.counted_apart());
+                Cached { header, body }
+            });
         }
         if let Some(entry) = &near.entry {
-            return Some(self.stored(entry, topic, position.offset));
+            return Some(self.stored(entry, topic, position.offset, name));
         }
         let (run, number) = self.carrier(topic, position)?;
         let block = self.horizon.blocks.get(run.head().ids.run, number)?;
         let record = block.find(&key)?;
-        near.record = Some((block.clone(), record));
-        Some(self.carried_event(block, record))
+        let (block, record) = near.record.insert((block.counted_apart(), record));
+        Some(self.carried_event(block, *record, name))
     }
 
-    fn carried_event(&self, block: &Block, number: usize) -> StoredEvent {
+    fn carried_event(&self, block: &Block, number: usize, topic: Arc<str>) -> StoredEvent {
         let (record, spans) = (block.record(number), block.spans(number));
         StoredEvent {
             body: block.bytes().clone(),
             message_id: spans.message_id,
             meta: spans.meta,
             payload: spans.payload,
-            topic: Arc::clone(&self.topics.get(record.key.topic).name),
+            topic,
             schedule_ts: record.schedule_ts,
             append_ts: record.append_ts,
             partition: self.id,
@@ -86,12 +108,18 @@ impl Partition {
         }
     }
 
-    fn stored(&self, cached: &Cached, topic: TopicNo, offset: Offset) -> StoredEvent {
+    fn stored(
+        &self,
+        cached: &Cached,
+        topic: TopicNo,
+        offset: Offset,
+        name: Arc<str>,
+    ) -> StoredEvent {
         let Cached { header, body } = cached;
         let view = body.published();
         let slot = (offset.0 - header.base_offset.0) as u32;
         assert_eq!(view.record(slot).topic, topic, "the axis of a topic holds its own events");
-        view.stored_event(slot, header, self.id, Arc::clone(&self.topics.get(topic).name))
+        view.stored_event(slot, header, self.id, name)
     }
 
     /// A group's next event is on disk only: its grants wait for the read.

@@ -245,11 +245,11 @@ impl Partition {
         dispatch.members.remove(&key).expect("the maps agree");
         let at = step.now.boot_ms() + limits::DISCONNECT_GRACE_MS;
         let mut deadline = None;
-        for (position, lease) in dispatch.busy.leases_of(key) {
-            self.leave_deadline(no, lease.deadline);
-            let shared = self.share_deadline(no, position, at, deadline, TimerKind::Release);
+        for (position, lease) in dispatch.leases_of(key) {
+            self.leave_deadline(no, lease);
+            let shared = self.share_deadline(no, position, at, deadline, None);
             deadline = Some(shared);
-            let lease = Lease { member: None, deadline: shared, ..lease };
+            let lease = Lease { deadline: shared, ..lease };
             self.groups[no.0 as usize].dispatch.busy.renew(position, lease);
         }
         self.dirty.insert(no);

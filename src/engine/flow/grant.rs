@@ -16,7 +16,6 @@
 use std::collections::VecDeque;
 
 use super::fetch::Near;
-use super::fire::TimerKind;
 use crate::base::api::Delivery;
 use crate::base::ids::{GroupNo, Position};
 use crate::base::limits;
@@ -250,11 +249,11 @@ impl Partition {
         // What is handed out again comes in any order.
         let is_read = matches!(candidate, Candidate::Read(_));
         let with = deadline.filter(|_| is_read);
-        let ends = self.share_deadline(no, position, at, with, TimerKind::LeaseEnd);
+        let ends = self.share_deadline(no, position, at, with, Some(key));
         if is_read {
             *deadline = Some(ends);
         }
-        let lease = Lease { member: Some(key), attempt, failed, deadline: ends };
+        let lease = Lease { attempt, failed, deadline: ends };
         self.groups[no.0 as usize].dispatch.busy.lend(position, lease);
         attempt
     }
@@ -286,9 +285,11 @@ impl Partition {
         let Some(no) = self.members.get(&key).copied() else { return };
         for (position, attempt) in events {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
-            let own = |lease: &Lease| lease.member == Some(key) && lease.attempt == attempt;
+            let lease = dispatch.busy.lease(position).filter(|lease| lease.attempt == attempt);
             // Judged or run out in the meantime: then its credit has returned.
-            let Some(lease) = dispatch.busy.lease(position).filter(own) else { continue };
+            let Some(lease) = lease.filter(|lease| dispatch.member_of(*lease) == Some(key)) else {
+                continue;
+            };
             dispatch.busy.remove(position);
             dispatch.release(position);
             self.end_lease(step, no, lease);

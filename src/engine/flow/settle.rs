@@ -15,12 +15,13 @@ use siphasher::sip::SipHasher24;
 
 use super::ack::unknown_delivery;
 use super::fire::{Timer, TimerKind};
-use crate::base::api::{AckOutcome, AckSpec, DeliveryId, Verdict};
+use crate::base::api::{AckOutcome, AckSpec, DeliveryId, Nack, Verdict};
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{GroupNo, Position, ShardId};
 use crate::base::limits;
 use crate::engine::delivery::{
-    Busy, DeadLetter, DeadlineNo, Failures, Group, Lease, PASS_AT_ONCE, Settling, backoff_ms,
+    Busy, DeadLetter, DeadlineNo, Failures, Group, Lease, MemberKey, PASS_AT_ONCE, Settling,
+    backoff_ms,
 };
 use crate::engine::log::{DeadReason, SettleBuilder, SettleKind, Settlement};
 use crate::engine::mesh::MeshMessage;
@@ -34,9 +35,10 @@ const SEAL: u8 = 0xd1;
 /// The answer to one verdict.
 enum Judged {
     /// At once.
-    Now(AckOutcome),
-    /// When the settlement is applied that has been proposed, by it or before it.
-    OnceApplied(AckOutcome),
+    Now(Result<(), ApiError>),
+    /// That it is recorded, once the settlement is applied that has been proposed, by it or before
+    /// it.
+    OnceApplied,
 }
 
 /// Why an attempt failed.
@@ -62,9 +64,15 @@ impl Partition {
         let (mut judged, mut waiting) = (Vec::new(), Vec::with_capacity(busy));
         for (place, ack) in acks {
             let id = ack.id.expect("the front has answered verdicts without an id");
+            // The offset says little: nobody commits by it. It is there for those who look at it.
+            let committed_offset = id.position.offset.plus(1);
             match self.judge(step, &id, ack.verdict) {
-                Judged::Now(outcome) => judged.push((place, outcome)),
-                Judged::OnceApplied(outcome) => waiting.push((place, outcome)),
+                Judged::Now(result) => {
+                    judged.push((place, AckOutcome { result, committed_offset }));
+                }
+                Judged::OnceApplied => {
+                    waiting.push((place, AckOutcome { result: Ok(()), committed_offset }));
+                }
             }
         }
         if !judged.is_empty() {
@@ -84,45 +92,45 @@ impl Partition {
 
     fn judge(&mut self, step: &mut Step<'_>, id: &DeliveryId, verdict: Verdict) -> Judged {
         let position = id.position;
-        let outcome = |result| AckOutcome { result, committed_offset: position.offset.plus(1) };
-        let done = |result| Judged::Now(outcome(result));
         if !self.is_serving() {
-            return done(Err(ApiError::not_leader()));
+            return Judged::Now(Err(ApiError::not_leader()));
         }
-        let Some(group) = self.group_of(id) else { return Judged::Now(unknown_delivery()) };
+        let Some(group) = self.group_of(id) else {
+            return Judged::Now(unknown_delivery().result);
+        };
         let group = &mut self.groups[group.0 as usize];
         if group.cursor.is_settled(position) {
             return match verdict {
-                Verdict::Ack => done(Ok(())),
-                Verdict::Nack { .. } | Verdict::Extend { .. } => done(Err(no_lease(id))),
+                Verdict::Ack => Judged::Now(Ok(())),
+                Verdict::Nack(_) | Verdict::Extend { .. } => Judged::Now(Err(no_lease(id))),
             };
         }
         let no = group.no;
-        let recorded = Judged::OnceApplied(outcome(Ok(())));
         match (group.dispatch.busy.get(position), verdict) {
             // A second ack waits for the first one's entry: it is the same settlement.
-            (Some(Busy::Settling(Settling::Done)), Verdict::Ack) => recorded,
+            (Some(Busy::Settling(Settling::Done)), Verdict::Ack) => Judged::OnceApplied,
             (_, Verdict::Ack) => {
                 self.propose_done(step, no, position);
-                recorded
+                Judged::OnceApplied
             }
-            (None | Some(Busy::Settling(_)), _) => done(Err(no_lease(id))),
+            (None | Some(Busy::Settling(_)), _) => Judged::Now(Err(no_lease(id))),
             (Some(Busy::Leased(lease)), verdict) => {
                 // Attempts are counted anew in each term: another term's is another attempt.
                 if lease.attempt != id.attempt || id.term != self.replica.term() {
-                    return done(Err(no_lease(id)));
+                    return Judged::Now(Err(no_lease(id)));
                 }
                 match verdict {
-                    Verdict::Nack { delay_ms, reason } => {
+                    Verdict::Nack(nack) => {
+                        let Nack { delay_ms, reason } = *nack;
                         step.stats.nacked += 1;
                         let reason_code = DeadReason::Nacked;
                         let failure = Failure { reason: reason_code, text: reason, delay_ms };
                         self.fail(step, no, position, &failure);
-                        recorded
+                        Judged::OnceApplied
                     }
                     Verdict::Extend { by_ms } => {
                         self.extend(step, no, position, lease, by_ms);
-                        done(Ok(()))
+                        Judged::Now(Ok(()))
                     }
                     Verdict::Ack => unreachable!("an ack was handled above"),
                 }
@@ -203,16 +211,18 @@ impl Partition {
     /// A lease is over: so is its deadline, unless others have it too, and its member has its
     /// credit back.
     pub(super) fn end_lease(&mut self, step: &mut Step<'_>, no: GroupNo, lease: Lease) {
-        self.leave_deadline(no, lease.deadline);
-        if let Some(member) = lease.member {
+        if let Some(member) = self.leave_deadline(no, lease) {
             step.turn.return_credit(member, 1);
         }
     }
 
-    pub(super) fn leave_deadline(&mut self, no: GroupNo, deadline: DeadlineNo) {
-        if let Some(timer) = self.groups[no.0 as usize].dispatch.deadlines.leave(deadline) {
+    /// A lease has its deadline no more. Returns who has held it.
+    pub(super) fn leave_deadline(&mut self, no: GroupNo, lease: Lease) -> Option<MemberKey> {
+        let left = self.groups[no.0 as usize].dispatch.deadlines.leave(lease.deadline);
+        if let Some(timer) = left.timer {
             self.timers.cancel(timer);
         }
+        left.member
     }
 
     fn extend(
@@ -223,40 +233,31 @@ impl Partition {
         lease: Lease,
         by_ms: u64,
     ) {
-        self.leave_deadline(no, lease.deadline);
+        let member = self.leave_deadline(no, lease);
         let at = step.now.boot_ms() + by_ms.min(limits::RETRY_DELAY_MAX_MS) + 1;
-        let deadline = self.begin_deadline(no, position, at, TimerKind::LeaseEnd);
+        let deadline = self.share_deadline(no, position, at, None, member);
         let lease = Lease { deadline, ..lease };
         self.groups[no.0 as usize].dispatch.busy.renew(position, lease);
     }
 
-    /// The deadline `with`, if it may have one lease more, of a later event; else a new one.
+    /// The deadline `with`, if it may have one lease more, of a later event; else a new one at
+    /// `at`, boot ms. A member's leases expire; without one they are released.
     pub(super) fn share_deadline(
         &mut self,
         no: GroupNo,
         position: Position,
         at: u64,
         with: Option<DeadlineNo>,
-        kind: fn(DeadlineNo) -> TimerKind,
+        member: Option<MemberKey>,
     ) -> DeadlineNo {
         let deadlines = &mut self.groups[no.0 as usize].dispatch.deadlines;
-        match with.filter(|number| deadlines.join(*number, position)) {
-            Some(number) => number,
-            None => self.begin_deadline(no, position, at, kind),
+        if let Some(number) = with.filter(|number| deadlines.join(*number, position)) {
+            return number;
         }
-    }
-
-    /// A new deadline of one lease, at `at`, boot ms.
-    pub(super) fn begin_deadline(
-        &mut self,
-        no: GroupNo,
-        position: Position,
-        at: u64,
-        kind: fn(DeadlineNo) -> TimerKind,
-    ) -> DeadlineNo {
-        let deadlines = &mut self.groups[no.0 as usize].dispatch.deadlines;
-        let timer = Timer { kind: kind(deadlines.next()), group: no, position };
-        deadlines.begin(self.timers.insert(at, timer), position)
+        let next = deadlines.next();
+        let kind = member.map_or(TimerKind::Release(next), |_| TimerKind::LeaseEnd(next));
+        let timer = self.timers.insert(at, Timer { kind, group: no, position });
+        deadlines.begin(timer, member, position)
     }
 
     /// A timer has run out, see [`TimerKind`]. Returns the number of events that it was for.
@@ -300,7 +301,7 @@ impl Partition {
             return self.fail(step, no, position, &Failure { reason, text, delay_ms: None });
         }
         let lease = dispatch.busy.remove(position).expect("only a lease is released");
-        assert!(lease.member.is_none(), "only one without a member");
+        assert!(dispatch.member_of(lease).is_none(), "only one without a member");
         dispatch.release(position);
         self.end_lease(step, no, lease);
         self.dirty.insert(no);
@@ -384,20 +385,28 @@ impl Partition {
 
     /// What an applied settlement means to the leader's leases and timers.
     pub(in crate::engine) fn settled(&mut self, step: &mut Step<'_>, applied: Applied) {
+        // In two passes: what an event was busy with lies far from what the next one was, and a
+        // loop that does no more finds several at once.
+        let mut ended = Vec::new();
+        for (no, position, _) in &applied.settled {
+            let dispatch = &mut self.groups[no.0 as usize].dispatch;
+            if dispatch.in_flight() > limits::GROUP_UNSETTLED / 2 {
+                self.dirty.insert(*no); // it may have stopped at its bound
+            }
+            // A settlement of an earlier term may be applied while this one has leased the event.
+            let lease = dispatch.busy.remove(*position);
+            ended.extend(lease.map(|lease| (*no, lease)));
+        }
+        for (no, lease) in ended {
+            self.end_lease(step, no, lease);
+        }
         for (no, position, end) in applied.settled {
             match end {
                 End::Acked => step.stats.acked += 1,
                 End::Dead => step.stats.dead += 1,
                 End::Again => {}
             }
-            let dispatch = &mut self.groups[no.0 as usize].dispatch;
-            if dispatch.in_flight() > limits::GROUP_UNSETTLED / 2 {
-                self.dirty.insert(no); // it may have stopped at its bound
-            }
-            // A settlement of an earlier term may be applied while this one has leased the event.
-            if let Some(lease) = dispatch.forget(position) {
-                self.end_lease(step, no, lease);
-            }
+            self.groups[no.0 as usize].dispatch.forget(position);
         }
         for (no, position, delay) in applied.retries {
             let dispatch = &mut self.groups[no.0 as usize].dispatch;
