@@ -13,7 +13,7 @@ use chronosdb::base::api::{
     AckSpec, Delivery, DeliveryId, PartitionSet, Request, Start, SubscribeSpec, Verdict,
 };
 use chronosdb::base::config::EngineConfig;
-use chronosdb::base::ids::{Caller, PartitionId, SessionId, ShardId};
+use chronosdb::base::ids::{Caller, NameHash, PartitionId, SessionId, ShardId};
 use chronosdb::base::time::Now;
 use chronosdb::engine::checkpoint::Found;
 use chronosdb::engine::{Effect, Engine, Input};
@@ -174,7 +174,7 @@ impl Driver {
 fn ack(group: &Arc<str>, delivery: &Delivery) -> AckSpec {
     AckSpec {
         id: Some(DeliveryId {
-            group: Arc::clone(group),
+            group: NameHash::of(&**group),
             partition: delivery.event.partition,
             group_no: delivery.group,
             term: delivery.term,

@@ -148,12 +148,12 @@ impl Group {
         let now_us = Now::read().wall_us;
         let (mut full, mut again, mut early, mut disorder) = (Vec::new(), 0, 0, 0);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut walked, mut lates, mut group) = (Ok(()), Vec::new(), None);
+        let (mut walked, mut lates) = (Ok(()), Vec::new());
         deliveries(body, |delivery| {
             full.extend(batch.put(delivery.delivery_id, delivery.schedule_ts));
             lates.push(now_us.saturating_sub(delivery.schedule_ts * 1_000));
             early += u64::from(delivery.schedule_ts * 1_000 > now_us);
-            match delivery.place(&mut group) {
+            match delivery.place() {
                 Ok(place) => {
                     let is_new = seen.add(place.partition, place.offset);
                     again += u64::from(delivery.attempt > 1 || !is_new);

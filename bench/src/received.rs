@@ -1,7 +1,5 @@
 //! Reading answers and deliveries without building messages: a few fields of each.
 
-use std::sync::Arc;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use chronosdb::base::api::DeliveryId;
 use chronosdb::wire::delivery_id;
@@ -107,10 +105,10 @@ pub struct Place {
 }
 
 impl Received<'_> {
-    /// Its place, which its id tells. `last_group`: what the id before has left there.
-    pub fn place(&self, last_group: &mut Option<Arc<str>>) -> Result<Place, String> {
+    /// Its place, which its id tells.
+    pub fn place(&self) -> Result<Place, String> {
         let text = std::str::from_utf8(self.delivery_id).ok();
-        let id = text.and_then(|text| delivery_id::parse(text, last_group));
+        let id = text.and_then(delivery_id::parse);
         let bad = || format!("{:?} is no delivery id", String::from_utf8_lossy(self.delivery_id));
         let DeliveryId { partition, position, .. } = id.ok_or_else(bad)?;
         Ok(Place { partition: partition.0, due: position.due, offset: position.offset.0 })
@@ -251,13 +249,13 @@ mod tests {
             assert_eq!(received.schedule_ts, 1_800_000_000_000 + seen);
             assert_eq!(u64::from(received.attempt), 1 + seen);
             let place = Place { partition: 3, due: seen, offset: 7 };
-            assert_eq!(received.place(&mut None), Ok(place));
+            assert_eq!(received.place(), Ok(place));
             put_ack(&mut acks, received.delivery_id);
             seen += 1;
         });
         assert_eq!((walked, seen), (Ok(()), 5));
         let received = Received { delivery_id: b"g:3:1-2", schedule_ts: 0, attempt: 1 };
-        assert!(received.place(&mut None).is_err());
+        assert!(received.place().is_err());
         let batch = AckBatch::decode(acks.freeze()).expect("a batch");
         for (n, ack) in batch.acks.iter().enumerate() {
             assert_eq!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::{ApiError, ErrorCode};
-use super::ids::{GroupNo, Offset, PartitionId, Position, ShardId, Term};
+use super::ids::{GroupNo, NameHash, Offset, PartitionId, Position, ShardId, Term};
 use super::topic_retention::TopicRetention;
 
 /// A range of bytes inside a message or an entry's body.
@@ -261,10 +261,10 @@ pub struct SubscribeSpec {
 }
 
 /// A delivery's id, taken apart. It alone tells all that is needed to judge an ack.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryId {
-    /// Group name.
-    pub group: Arc<str>,
+    /// Of the group's name. It is only compared, and the seal tells whether the rest is true.
+    pub group: NameHash,
     /// Partition of the event.
     pub partition: PartitionId,
     /// The group's number in that partition; must belong to `group`.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use ahash::RandomState;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $repr:ty) => {
         $(#[$doc])*
@@ -122,6 +124,19 @@ impl Position {
             Some(offset) => Self::new(self.due, Offset(offset)),
             None => Self::new(self.due.saturating_add(1), Offset(0)),
         }
+    }
+}
+
+/// Stands for a name where all that counts is whether it is the same: equal names have equal ones,
+/// others almost never. It is the same in one process only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NameHash(u64);
+
+impl NameHash {
+    /// Of a name's bytes.
+    #[must_use]
+    pub fn of(name: impl AsRef<[u8]>) -> Self {
+        Self(RandomState::with_seeds(5, 6, 7, 8).hash_one(name.as_ref()))
     }
 }
 

@@ -6,10 +6,8 @@
 //! keyed hash that lets the owner believe the rest without looking it up. Clients take the id as
 //! opaque, but for the partition, which some read from behind the first `:`.
 
-use std::sync::Arc;
-
 use crate::base::api::{Delivery, DeliveryId};
-use crate::base::ids::{GroupNo, Offset, PartitionId, Position, Term};
+use crate::base::ids::{GroupNo, NameHash, Offset, PartitionId, Position, Term};
 use crate::base::limits::{DELIVERY_ID_BYTES, NAME_BYTES};
 
 /// A `u64` in decimal, and the separator before it.
@@ -99,10 +97,9 @@ const PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// Takes an id apart; `None` if it is none of ours. `last_group` is the name of the id read before,
-/// if there was one: acks come in runs of one group, which then share the name.
+/// Takes an id apart; `None` if it is none of ours.
 #[must_use]
-pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> {
+pub fn parse(id: &str) -> Option<DeliveryId> {
     if id.len() > DELIVERY_ID_BYTES {
         return None;
     }
@@ -119,7 +116,7 @@ pub fn parse(id: &str, last_group: &mut Option<Arc<str>>) -> Option<DeliveryId> 
         return None;
     }
     Some(DeliveryId {
-        group: shared_name(group, last_group)?,
+        group: name(group)?,
         partition: PartitionId(u16::try_from(partition).ok()?),
         group_no: GroupNo(u32::try_from(group_no).ok()?),
         term: Term(term),
@@ -183,30 +180,21 @@ fn leading_number(text: [u8; 8]) -> (u32, u64) {
     (count, high.wrapping_add(low) >> 32)
 }
 
-fn shared_name(encoded: &str, last_group: &mut Option<Arc<str>>) -> Option<Arc<str>> {
-    if let Some(last) = last_group.as_ref().filter(|last| ***last == *encoded)
-        && !encoded.contains('%')
-    {
-        return Some(Arc::clone(last));
-    }
-    let name = name(encoded)?;
-    *last_group = Some(Arc::clone(&name));
-    Some(name)
-}
-
-fn name(encoded: &str) -> Option<Arc<str>> {
-    let mut name = Vec::with_capacity(encoded.len());
+/// Of the name that is encoded so.
+fn name(encoded: &str) -> Option<NameHash> {
+    let mut name = [0; NAME_BYTES];
+    let mut len = 0;
     let mut bytes = encoded.bytes();
-    while let Some(byte) = bytes.next() {
+    while let Some(mut byte) = bytes.next() {
         if byte == b'%' {
             let mut nibble = || char::from(bytes.next()?).to_digit(16);
-            name.push((nibble()? * 16 + nibble()?) as u8);
-        } else {
-            name.push(byte);
+            byte = (nibble()? * 16 + nibble()?) as u8;
         }
+        *name.get_mut(len)? = byte;
+        len += 1;
     }
-    let bounded = !name.is_empty() && name.len() <= NAME_BYTES;
-    String::from_utf8(name).ok().filter(|_| bounded).map(Arc::from)
+    let name = str::from_utf8(&name[..len]).ok().filter(|name| !name.is_empty())?;
+    Some(NameHash::of(name))
 }
 
 #[cfg(test)]
@@ -242,7 +230,7 @@ mod tests {
     }
 
     fn read(id: &str) -> Option<DeliveryId> {
-        parse(id, &mut None)
+        parse(id)
     }
 
     #[test]
@@ -257,7 +245,7 @@ mod tests {
             delivery((u16::MAX, u32::MAX, u64::MAX, u64::MAX, u64::MAX, u32::MAX, u32::MAX));
         let id = format(&":".repeat(NAME_BYTES), &delivery);
         assert!(id.len() <= DELIVERY_ID_BYTES);
-        assert_eq!(read(&id).expect("ours").group.len(), NAME_BYTES);
+        assert_eq!(read(&id).expect("ours").group, NameHash::of(":".repeat(NAME_BYTES)));
         let too_long = format!("{}:1:1-1-1-1-1-1", "%3A".repeat(NAME_BYTES + 1));
         assert!(too_long.len() <= DELIVERY_ID_BYTES);
         assert_eq!(read(&too_long), None);
@@ -311,15 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_a_group_share_its_name() {
-        let mut last = None;
-        let first = parse("g:1:1-1-1-1-1-1", &mut last).expect("ours");
-        let second = parse("g:2:1-1-1-1-1-1", &mut last).expect("ours");
-        assert!(Arc::ptr_eq(&first.group, &second.group));
-        // A name that looks like the encoding of another is not taken for it.
-        let literal = parse("%2541:1:1-1-1-1-1-1", &mut last).expect("ours");
-        assert_eq!(&*literal.group, "%41");
-        assert_eq!(&*parse("%41:1:1-1-1-1-1-1", &mut last).expect("ours").group, "A");
+    fn a_name_is_not_taken_for_how_another_is_encoded() {
+        let group = |id| read(id).expect("ours").group;
+        assert_eq!(group("%2541:1:1-1-1-1-1-1"), NameHash::of("%41"));
+        assert_eq!(group("%41:1:1-1-1-1-1-1"), NameHash::of("A"));
+        assert_ne!(group("A:1:1-1-1-1-1-1"), group("a:1:1-1-1-1-1-1"));
     }
 
     proptest! {
@@ -336,7 +320,7 @@ mod tests {
             prop_assert_eq!(id.split(':').count(), 3);
             prop_assert!(!id.chars().any(|c| c.is_ascii_control()));
             let read = read(&id).expect("ours");
-            prop_assert_eq!(&*read.group, &group);
+            prop_assert_eq!(read.group, NameHash::of(&group));
             prop_assert_eq!(read.partition, delivery.event.partition);
             prop_assert_eq!(read.group_no, delivery.group);
             prop_assert_eq!(read.term, delivery.term);

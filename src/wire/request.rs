@@ -198,20 +198,19 @@ pub fn ack(request: &events::AckRequest) -> AckSpec {
         retry_delay_ms: request.retry_delay_ms,
         extend_ms: request.extend_ms,
     };
-    fields.spec(&mut None)
+    fields.spec()
 }
 
 /// Reads an `AckRequest` in place.
 pub fn scan_ack(body: &[u8]) -> Result<AckSpec, ApiError> {
     bounded(body)?;
-    Ok(AckFields::read(Reader::new(body))?.spec(&mut None))
+    Ok(AckFields::read(Reader::new(body))?.spec())
 }
 
 /// Reads an `AckBatch` in place; more than `ACK_BATCH` verdicts are refused.
 pub fn scan_acks(body: &[u8]) -> Result<Vec<AckSpec>, ApiError> {
     bounded(body)?;
     let mut acks = Vec::new();
-    let mut group = None;
     let mut reader = Reader::new(body);
     while let Some(key) = reader.key()? {
         if key.number() != 1 {
@@ -227,7 +226,7 @@ pub fn scan_acks(body: &[u8]) -> Result<Vec<AckSpec>, ApiError> {
             let guess = 1 + reader.rest() / (span.len as usize + 2);
             acks.reserve(guess.min(limits::ACK_BATCH));
         }
-        acks.push(AckFields::read(reader.nested(span))?.spec(&mut group));
+        acks.push(AckFields::read(reader.nested(span))?.spec());
     }
     Ok(acks)
 }
@@ -268,7 +267,7 @@ impl<'a> AckFields<'a> {
         Ok(fields)
     }
 
-    fn spec(&self, last_group: &mut Option<Arc<str>>) -> AckSpec {
+    fn spec(&self) -> AckSpec {
         let bent = |ms: i64| (ms.max(0) as u64).min(limits::RETRY_DELAY_MAX_MS);
         let verdict = if self.extend_ms > 0 {
             Verdict::Extend { by_ms: bent(self.extend_ms) }
@@ -279,7 +278,7 @@ impl<'a> AckFields<'a> {
             let reason = Arc::from(&self.error[..cut]);
             Verdict::Nack(Box::new(Nack { delay_ms: self.retry_delay_ms.map(bent), reason }))
         };
-        AckSpec { id: delivery_id::parse(self.delivery_id, last_group), verdict }
+        AckSpec { id: delivery_id::parse(self.delivery_id), verdict }
     }
 }
 

@@ -6,7 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::ids::{GroupNo, Position, Term};
+use crate::base::ids::{GroupNo, NameHash, Position, Term};
 use crate::wire::events::{AckRequest, ReplayRequest, SubscribeRequest};
 
 const BOUNDS: Bounds = Bounds { partitions: 16, max_credit: 40_000 };
@@ -170,7 +170,8 @@ fn an_ack_is_read() {
     });
     assert_eq!(spec.verdict, Verdict::Ack);
     let id = spec.id.expect("ours");
-    assert_eq!((&*id.group, id.partition, id.group_no), ("g", PartitionId(3), GroupNo(4)));
+    let group = NameHash::of("g");
+    assert_eq!((id.group, id.partition, id.group_no), (group, PartitionId(3), GroupNo(4)));
     assert_eq!((id.term, id.attempt), (Term(2), 1));
     assert_eq!(id.position, Position::new(1_000, Offset(7)));
     assert_eq!(ack(&AckRequest { delivery_id: "x:y:z".into(), ..Default::default() }).id, None);

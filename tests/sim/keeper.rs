@@ -13,7 +13,7 @@ use chronosdb::base::api::{
 };
 use chronosdb::base::config::EngineConfig;
 use chronosdb::base::error::ErrorCode;
-use chronosdb::base::ids::{Caller, Index, Offset, PartitionId, SessionId, ShardId};
+use chronosdb::base::ids::{Caller, Index, NameHash, Offset, PartitionId, SessionId, ShardId};
 use chronosdb::base::time::Now;
 use chronosdb::base::topic_retention::TopicRetention;
 use chronosdb::engine::checkpoint::Found;
@@ -531,7 +531,7 @@ impl Keeper {
     fn ack(&mut self, group: &'static str, deliveries: &[Delivery]) {
         let specs = deliveries.iter().map(|delivery| {
             let id = DeliveryId {
-                group: group.into(),
+                group: NameHash::of(group),
                 partition: delivery.event.partition,
                 group_no: delivery.group,
                 term: delivery.term,

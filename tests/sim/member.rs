@@ -8,7 +8,7 @@ use chronosdb::base::api::{
     AckSpec, Delivery, DeliveryId, Nack, PartitionSet, Reply, Request, Start, SubscribeSpec,
     Verdict,
 };
-use chronosdb::base::ids::PartitionId;
+use chronosdb::base::ids::{NameHash, PartitionId};
 
 use super::client::{Context, Session};
 use super::profile::{GroupPlan, MemberPlan};
@@ -100,7 +100,7 @@ impl Member {
     pub fn delivered(&mut self, delivery: &Delivery, cx: &mut Context<'_>) {
         let position = delivery.event.position();
         let id = DeliveryId {
-            group: self.group.clone(),
+            group: NameHash::of(&*self.group),
             partition: delivery.event.partition,
             group_no: delivery.group,
             term: delivery.term,
@@ -130,10 +130,10 @@ impl Member {
         let (extend, twice) = (plan.extend, plan.twice);
         if cx.rng.percent(extend) {
             let by_ms = cx.rng.between(1, 2 * self.ack_timeout_us / 1_000);
-            self.say(prompt, id.clone(), Verdict::Extend { by_ms }, cx);
+            self.say(prompt, id, Verdict::Extend { by_ms }, cx);
         }
         if cx.rng.percent(twice) {
-            self.say(at_us + 10_000, id.clone(), Verdict::Ack, cx);
+            self.say(at_us + 10_000, id, Verdict::Ack, cx);
         }
         self.say(at_us, id, Verdict::Ack, cx);
     }

@@ -10,7 +10,7 @@ use chronosdb::base::api::{
 };
 use chronosdb::base::error::{ApiError, ErrorCode};
 use chronosdb::base::ids::{
-    Caller, GroupNo, Index, Offset, PartitionId, SessionId, ShardId, SubscriptionId, Term,
+    Caller, GroupNo, Index, NameHash, Offset, PartitionId, SessionId, ShardId, SubscriptionId, Term,
 };
 use chronosdb::engine::{Effect, Input, RecoveryReport};
 
@@ -180,7 +180,7 @@ impl History {
     /// Gives a verdict and confirms it.
     fn judge(&mut self, event: &StoredEvent, attempt: u32, verdict: Verdict) {
         let id = DeliveryId {
-            group: "g".into(),
+            group: NameHash::of("g"),
             partition: PartitionId(0),
             group_no: GroupNo(0),
             term: Term(1),

@@ -68,8 +68,8 @@ impl<H: Copy> Deadlines<H> {
         number
     }
 
-    /// A lease of the same member has this deadline, too, of a later event; false if it has all that
-    /// it may have, or is over.
+    /// A lease of the same member has this deadline, too, of a later event; false if it has all
+    /// that it may have, or is over.
     pub fn join(&mut self, number: DeadlineNo, position: Position) -> bool {
         let Some(deadline) = self.open.get_mut(&number) else { return false };
         if deadline.leases == LEASES {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cursor::Cursor;
 use super::dispatch::Dispatch;
-use crate::base::ids::{GroupNo, Offset, Position, TopicNo};
+use crate::base::ids::{GroupNo, NameHash, Offset, Position, TopicNo};
 
 /// A group of one topic in one partition. `H` is the handle of a timer.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Group<H> {
     pub no: GroupNo,
     /// Its name.
     pub name: Arc<str>,
+    /// What delivery ids have of its name.
+    pub name_hash: NameHash,
     /// The topic it consumes.
     pub topic: TopicNo,
     /// Start filter: events before this offset are not the group's.
@@ -49,7 +51,8 @@ impl<H: Copy> Group<H> {
         min_due: u64,
     ) -> Self {
         let (cursor, dispatch, dead) = (Cursor::default(), Dispatch::default(), BTreeMap::new());
-        Self { no, name, topic, min_offset, min_due, cursor, dispatch, dead }
+        let name_hash = NameHash::of(&*name);
+        Self { no, name, name_hash, topic, min_offset, min_due, cursor, dispatch, dead }
     }
 
     /// Whether an event of the topic is the group's at all.

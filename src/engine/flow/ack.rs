@@ -2,8 +2,6 @@
 //!
 //! The delivery id alone says where a verdict belongs; any connection of any shard may send it.
 
-use std::sync::Arc;
-
 use crate::base::api::{AckOutcome, AckSpec, Reply};
 use crate::base::error::{ApiError, ErrorCode};
 use crate::base::ids::{Caller, Offset, PartitionId};
@@ -19,37 +17,12 @@ pub struct OpenAck {
     outcomes: Vec<Option<AckOutcome>>,
 }
 
-/// The verdicts of a request on events of one partition.
-struct Part {
-    partition: PartitionId,
-    /// The last group that was named, as the request has it and as it is sent on.
-    group: Option<(Arc<str>, Arc<str>)>,
-    acks: Vec<(u32, AckSpec)>,
-}
-
-impl Part {
-    /// The owner may be on another core, and lets go of each verdict there: a name that all
-    /// partitions share would be taken by one core from the other for each of them.
-    fn push(&mut self, place: u32, mut ack: AckSpec) {
-        let id = ack.id.as_mut().expect("of a partition");
-        match &self.group {
-            Some((theirs, own)) if Arc::ptr_eq(theirs, &id.group) => id.group = Arc::clone(own),
-            _ => {
-                let own: Arc<str> = Arc::from(&*id.group);
-                let theirs = std::mem::replace(&mut id.group, Arc::clone(&own));
-                self.group = Some((theirs, own));
-            }
-        }
-        self.acks.push((place, ack));
-    }
-}
-
 impl Front {
     /// A session sends verdicts.
     pub(in crate::engine) fn ack(&mut self, step: &mut Step<'_>, from: Caller, acks: Vec<AckSpec>) {
         let count = step.config.partitions;
         let mut outcomes = vec![None; acks.len()];
-        let mut by_partition: Vec<Part> = Vec::new();
+        let mut by_partition: Vec<(PartitionId, Vec<(u32, AckSpec)>)> = Vec::new();
         let mut left = 0;
         for (place, ack) in acks.into_iter().enumerate() {
             let Some(partition) = ack.id.as_ref().map(|id| id.partition).filter(|p| p.0 < count)
@@ -58,18 +31,17 @@ impl Front {
                 continue;
             };
             left += 1;
-            let at = by_partition.iter().position(|part| part.partition == partition);
-            let at = at.unwrap_or_else(|| {
-                by_partition.push(Part { partition, group: None, acks: Vec::new() });
-                by_partition.len() - 1
-            });
-            by_partition[at].push(place as u32, ack);
+            let item = (place as u32, ack);
+            match by_partition.iter_mut().find(|(p, _)| *p == partition) {
+                Some((_, list)) => list.push(item),
+                None => by_partition.push((partition, vec![item])),
+            }
         }
         if left == 0 {
             return step.reply(from, Reply::Acked(outcomes.into_iter().flatten().collect()));
         }
         let request = self.open(Open::Ack(OpenAck { to: from, left, outcomes }));
-        for Part { partition, acks, .. } in by_partition {
+        for (partition, acks) in by_partition {
             step.send(step.owner(partition), MeshMessage::Ack { request, partition, acks });
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::one_shard::{NOW, PARTITION, Shard};
 use crate::base::api::{AckSpec, Delivery, DeliveryId, Verdict};
 use crate::base::config::EngineConfig;
-use crate::base::ids::{ShardId, SubscriptionId};
+use crate::base::ids::{NameHash, ShardId, SubscriptionId};
 use crate::engine::Input;
 use crate::engine::mesh::{MeshMessage, StartFilter};
 
@@ -42,7 +42,7 @@ impl Shard {
     fn judge(&mut self, deliveries: &[Delivery], verdict: &Verdict) {
         let acks = (0..).zip(deliveries).map(|(place, delivery)| {
             let id = Some(DeliveryId {
-                group: Arc::from("g"),
+                group: NameHash::of("g"),
                 partition: PARTITION,
                 group_no: delivery.group,
                 term: delivery.term,

@@ -143,7 +143,7 @@ impl Partition {
     fn group_of(&self, id: &DeliveryId) -> Option<GroupNo> {
         let group = self.groups.get(id.group_no.0 as usize)?;
         let sealed = id.seal == self.seal_of(group.no, id.position);
-        let known = *group.name == *id.group && group.admits(id.position) && sealed;
+        let known = group.name_hash == id.group && group.admits(id.position) && sealed;
         known.then_some(group.no)
     }
 

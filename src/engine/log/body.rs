@@ -116,8 +116,8 @@ impl Body {
         &self.bytes
     }
 
-    /// The same body, whose users are counted apart from those of this one: where they are many, and
-    /// on other cores, these would take the count from each other.
+    /// The same body, whose users are counted apart from those of this one: where they are many,
+    /// and on other cores, these would take the count from each other.
     #[must_use]
     pub fn counted_apart(&self) -> Self {
         Self { bytes: Bytes::from_owner(self.bytes.clone()), ..self.clone() }

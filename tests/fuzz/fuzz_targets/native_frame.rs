@@ -46,6 +46,6 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     if let Ok(text) = std::str::from_utf8(data) {
-        let _unknown = delivery_id::parse(text, &mut None);
+        let _unknown = delivery_id::parse(text);
     }
 });
