@@ -200,9 +200,6 @@ impl Partition {
             }
             let left = events - deliveries.len();
             let Some(candidate) = self.candidate(step, no, &mut found, left) else { break };
-            if deliveries.is_empty() {
-                deliveries.reserve(found.len()); // it may be many, and moving them costs
-            }
             let position = candidate.position();
             let group = &self.groups[no.0 as usize];
             let Some(event) = self.fetch(group.topic, position, &mut near) else {
@@ -220,10 +217,18 @@ impl Partition {
                 break;
             }
             bytes_left = bytes_left.saturating_sub(size);
+            if deliveries.is_empty() {
+                // They may be many, and moving them costs.
+                let fit = 1 + (bytes_left / size) as usize;
+                deliveries.reserve_exact(found.len().clamp(1, fit));
+            }
             let attempt = self.lease(step, no, key, candidate, &mut deadline);
             let (term, ack_timeout_ms) = (self.replica.term(), step.config.ack_timeout_ms);
             let seal = self.seal_of(no, position);
             deliveries.push(Delivery { event, group: no, term, attempt, ack_timeout_ms, seal });
+        }
+        if deliveries.capacity() > 2 * deliveries.len() {
+            deliveries.shrink_to_fit(); // they may wait for long
         }
         Handed { deliveries, too_large }
     }
