@@ -19,7 +19,7 @@ bug_cut_on_rot               lib engine::log::scan::tests::damage_to_what_was_sy
 bug_cut_in_flight            sim run::every_seed_keeps_every_rule 0..60
 bug_deliver_before_durable   sim run::every_seed_keeps_every_rule 0..60
 bug_drop_without_credit      sim run::every_seed_keeps_every_rule 0..10
-bug_forget_extension         sim run::every_seed_keeps_every_rule 0..10
+bug_forget_extension         lib engine::flow::lease_test::what_is_not_acked_is_tried_again_and_nothing_else
 bug_forget_staying_grant     sim run::every_seed_keeps_every_rule 0..10
 bug_floor_tick               lib engine::wheel::tests::fires_at_its_time_and_not_before
 bug_forget_dedup_at_restart  sim run::every_seed_keeps_every_rule 0..60
