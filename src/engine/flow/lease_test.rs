@@ -107,11 +107,14 @@ fn what_a_member_leaves_behind_is_free_after_the_grace() {
     let deliveries = all_are_handed_out(&mut shard);
     let (subscription, partition) = (SubscriptionId(1), PARTITION);
     shard.tell(MeshMessage::Leave { subscription, partition });
-    shard.judge(&deliveries[10..], &Verdict::Ack);
+    shard.judge(&deliveries[11..], &Verdict::Ack);
+    shard.judge(&deliveries[10..11], &Verdict::Extend { by_ms: 5_000 });
     shard.joined();
     assert_eq!(offsets(&shard.handed()), [], "late acks are awaited");
     shard.wait(crate::base::limits::DISCONNECT_GRACE_MS + 1);
     let again = (0..10).map(|offset| (offset, 2)).collect::<Vec<_>>();
     assert_eq!(offsets(&shard.handed()), again);
     assert_eq!(shard.engine.stats().expired, 0, "no attempt has failed");
+    shard.wait(5_000);
+    assert_eq!(shard.engine.stats().expired, 1, "but for one that had asked for more time");
 }

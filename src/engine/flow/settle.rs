@@ -235,13 +235,13 @@ impl Partition {
     ) {
         let member = self.leave_deadline(no, lease);
         let at = step.now.boot_ms() + by_ms.min(limits::RETRY_DELAY_MAX_MS) + 1;
-        let deadline = self.share_deadline(no, position, at, None, member);
+        // Whoever asks for more time is there, though its stream be gone.
+        let deadline = self.begin_deadline(no, position, at, member, TimerKind::LeaseEnd);
         let lease = Lease { deadline, ..lease };
         self.groups[no.0 as usize].dispatch.busy.renew(position, lease);
     }
 
-    /// The deadline `with`, if it may have one lease more, of a later event; else a new one at
-    /// `at`, boot ms. A member's leases expire; without one they are released.
+    /// The deadline `with`, if it may have one lease more, of a later event; else a new one.
     pub(super) fn share_deadline(
         &mut self,
         no: GroupNo,
@@ -254,10 +254,22 @@ impl Partition {
         if let Some(number) = with.filter(|number| deadlines.join(*number, position)) {
             return number;
         }
-        let next = deadlines.next();
-        let kind = member.map_or(TimerKind::Release(next), |_| TimerKind::LeaseEnd(next));
-        let timer = self.timers.insert(at, Timer { kind, group: no, position });
-        deadlines.begin(timer, member, position)
+        let kind = if member.is_some() { TimerKind::LeaseEnd } else { TimerKind::Release };
+        self.begin_deadline(no, position, at, member, kind)
+    }
+
+    /// A new deadline at `at`, boot ms, of one lease.
+    fn begin_deadline(
+        &mut self,
+        no: GroupNo,
+        position: Position,
+        at: u64,
+        member: Option<MemberKey>,
+        kind: fn(DeadlineNo) -> TimerKind,
+    ) -> DeadlineNo {
+        let deadlines = &mut self.groups[no.0 as usize].dispatch.deadlines;
+        let timer = Timer { kind: kind(deadlines.next()), group: no, position };
+        deadlines.begin(self.timers.insert(at, timer), member, position)
     }
 
     /// A timer has run out, see [`TimerKind`]. Returns the number of events that it was for.
