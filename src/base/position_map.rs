@@ -76,16 +76,6 @@ impl<V: Copy + PartialEq> PartialEq for PositionMap<V> {
 
 impl<V: Copy + Eq> Eq for PositionMap<V> {}
 
-impl<V: Copy> FromIterator<(Position, V)> for PositionMap<V> {
-    fn from_iter<I: IntoIterator<Item = (Position, V)>>(entries: I) -> Self {
-        let mut map = Self::default();
-        for (position, value) in entries {
-            map.insert(position, value);
-        }
-        map
-    }
-}
-
 impl<V: Copy> PositionMap<V> {
     /// Entries.
     #[must_use]
@@ -154,8 +144,7 @@ impl<V: Copy> PositionMap<V> {
 
     /// Removes all entries up to a position, and that one.
     pub fn remove_up_to(&mut self, position: Position) {
-        while let Some((_, number)) = self.tree.first_key_value().map(|(key, n)| (*key, *n)) {
-            let number = number as usize;
+        while let Some(number) = self.tree.values().next().map(|number| *number as usize) {
             let entries = &mut self.blocks[number].entries;
             let gone = entries.partition_point(|entry| entry.0 <= position);
             self.len -= gone;

@@ -27,6 +27,8 @@ fn checked(map: &PositionMap<u64>) -> Vec<(Position, u64)> {
         assert!(left.len() + right.len() > SMALL, "neighbours that fit are one");
     }
     let entries: Vec<_> = blocks.iter().flat_map(|(_, block)| block.iter().copied()).collect();
+    assert!(map.iter().eq(entries.iter().copied()), "the same, in order");
+    assert_eq!(map.last(), entries.last().copied());
     assert_eq!(entries.len(), map.len());
     assert_eq!(map.is_empty(), entries.is_empty());
     entries

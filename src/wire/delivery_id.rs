@@ -182,6 +182,10 @@ fn leading_number(text: [u8; 8]) -> (u32, u64) {
 
 /// Of the name that is encoded so.
 fn name(encoded: &str) -> Option<NameHash> {
+    if !encoded.contains('%') {
+        let is_bounded = !encoded.is_empty() && encoded.len() <= NAME_BYTES;
+        return is_bounded.then(|| NameHash::of(encoded));
+    }
     let mut name = [0; NAME_BYTES];
     let mut len = 0;
     let mut bytes = encoded.bytes();

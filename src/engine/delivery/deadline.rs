@@ -1,5 +1,5 @@
 //! Deadlines of leases. What is handed out together ends together, so that one timer does for up to
-//! [`LEASES`] of them: setting and cancelling one for each event cost as much as the lease itself.
+//! `LEASES` of them: setting and cancelling one for each event cost as much as the lease itself.
 //!
 //! Must hold: a lease has one deadline, and lies between the first and the last event of it; a
 //! deadline has a lease.
@@ -14,7 +14,7 @@ use crate::base::ids::Position;
 use crate::base::limits;
 
 /// Leases of a deadline at most: one that ends is no longer than a turn of other events.
-pub const LEASES: u32 = limits::TICK_EVENTS as u32;
+const LEASES: u32 = limits::TICK_EVENTS as u32;
 
 /// Names a deadline among those of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -71,9 +71,7 @@ impl Partition {
             from <= wall && event.position <= last
         };
         let due = past::read(page, axis, from).take_while(is_due).map(|event| event.position);
-        if limit > 1 {
-            found.reserve(limit.min(group.dispatch.counted));
-        }
+        found.reserve(limit.min(group.dispatch.counted));
         found.extend(due.take(limit).take_while(|position| group.is_free(*position)));
     }
 
